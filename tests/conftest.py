@@ -1,0 +1,28 @@
+"Shared fixtures: where the lab's own files are, and a quiet, headless, repeatable environment."
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("IN_TEST", "1")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def lab_folder() -> Path | None:
+    given = os.environ.get("CROSSSUCK_LAB")
+    folder = Path(given) if given else ROOT.parent / "shared" / "lab"
+    return folder if (folder / "final_manifest.xlsx").exists() else None
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def lab() -> Path:
+    folder = lab_folder()
+    if folder is None:
+        pytest.skip("the lab's own files are not here: set CROSSSUCK_LAB to their folder")
+    return folder
