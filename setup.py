@@ -21,7 +21,7 @@ setup(
     packages=["crosssuck"],
     include_package_data=True,
     python_requires=f">={cfg['min_python']},<3.13",
-    install_requires=cfg["requirements"].split("\n")[1:] if "\n" in cfg["requirements"] else cfg["requirements"].split(),
+    install_requires=cfg["requirements"].split(),
     extras_require={"dev": cfg["dev_requirements"].split()},
     entry_points={"console_scripts": ["crosssuck = crosssuck.cli:main"]},
     zip_safe=False,

@@ -1,0 +1,562 @@
+"What the model sees: windows, geometry, augmentation, draws, cache. Each fault of E1's inputs has a test that the old behaviour fails."
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from crosssuck import inputs
+from crosssuck.core import AugmentConfig, GeometryConfig, UserError, WindowConfig, make_config
+from crosssuck.inputs import (
+    FrameCache,
+    InputSpec,
+    crops,
+    draw_change,
+    eval_batches,
+    free_starts,
+    load_events,
+    make_region,
+    mirror,
+    move,
+    nearest,
+    normalise,
+    overlap,
+    place,
+    read_region,
+    recolour,
+    seen_share,
+    start_range,
+    train_batches,
+    train_draws,
+    view_shares,
+    window_coverage,
+    window_pixels,
+    window_span,
+    window_times,
+    working_px,
+)
+from crosssuck.simulation import tiny_study
+from crosssuck.video import numbered_frame, probe, read_frames, read_number, write_video
+
+SPEC = InputSpec(8, 48, (0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+SHAKY = {"trivial": False, "hflip": 0.5, "vflip": 0.5, "rotate_deg": 20.0, "scale": 0.1, "shift": 0.05}
+
+
+def make(study=None, **sections):
+    study = study or tiny_study()
+    facts = {"experiment": "t", "optim": {"lr": 1e-3, "epochs": 1, "batch_size": 8}, "loader": {"workers": 0, "cache_mb": 200},
+             "data": {"split_dir": str(study / "split"), "clips": str(study / "clips" / "clips.csv"), "boxes": str(study / "boxes.csv")},
+             "window": {"num_frames": 8, "sample_fps": 5.0, "views": 3}, "geometry": {"policy": "roi", "size_px": 48}, "augment": SHAKY}
+    return make_config({**facts, **{k: {**facts.get(k, {}), **v} for k, v in sections.items()}})
+
+
+def load(part="train", study=None, cache=None, spec=SPEC, **sections):
+    config = make(study, **sections)
+    return load_events(config, part, spec=spec, cache=cache), config
+
+
+@pytest.fixture
+def study(tmp_path):
+    return shutil.copytree(tiny_study(), tmp_path / "study")
+
+
+def rewrite(path, change):
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    changed = change(table)
+    (table if changed is None else changed).to_csv(path, index=False)
+
+
+def numbered_study(folder, fps, *, seconds=8.0, event=(2.0, 5)):
+    "Two events whose frames carry their number; the clip's rate is the given one."
+    (folder / "split").mkdir(parents=True)
+    clips, rows = [], []
+    for i, behavior in enumerate(("ear", "tail")):
+        name = f"evt_{i:04d}_{behavior}.mp4"
+        write_video(folder / "clips" / name, (numbered_frame(k) for k in range(round(seconds * fps))), fps, crf=10)
+        row = {"event_idx": i, "group": 1, "day": 1, "behavior": behavior, "duration_sec": event[1] - 1, "start_s": 1000.0 * (i + 1)}
+        rows.append(row)
+        clips.append({**row, "clip_path": name, "clip_event_offset_s": event[0], "clip_duration_s": seconds, "clip_fps": fps, "clip_width_px": 160,
+                      "clip_height_px": 90, "source_width_px": 160, "source_height_px": 90, "status": "ok", "error": ""})
+    pd.DataFrame(clips).to_csv(folder / "clips" / "clips.csv", index=False)
+    for part in ("train", "val", "test_ood"):
+        pd.DataFrame(rows).to_csv(folder / "split" / f"{part}.csv", index=False)
+    (folder / "split" / "split.json").write_text(json.dumps({"scheme": "bout", "split_seed": 42}))
+    return folder
+
+
+# ---------------------------------------------------------------- windows
+
+def random_cases(n=3000, seed=0):
+    rng = np.random.default_rng(seed)
+    for _ in range(n):
+        span = rng.uniform(0.3, 3.0)
+        last = span + rng.uniform(0, 12)
+        length = min(rng.choice([0.4, 1.0, 2.0, 5.0, 40.0]), last)
+        start = rng.uniform(0, last - length)
+        yield (start, start + length), last, span, rng.uniform(0, span / 2), rng
+
+
+def assert_touches(window_start, event, last, span, jitter):
+    assert -1e-9 <= window_start and window_start + span <= last + 1e-9
+    held = overlap((window_start, window_start + span), [event])
+    assert held >= min(event[1] - event[0], span) - jitter - 1e-9
+    if event[1] - event[0] < span:
+        assert held >= event[1] - event[0] - 1e-9
+
+
+def test_windows_touch_the_event_and_stay_in_the_clip():
+    for event, last, span, jitter, rng in random_cases():
+        start = place(free_starts(*start_range(event, last, span, jitter), span, []), rng.random())
+        assert_touches(start, event, last, span, jitter)
+
+
+def test_e1_windows_anywhere_in_the_clip_are_caught():
+    caught = 0
+    for event, last, span, jitter, rng in random_cases(500):
+        try:
+            assert_touches(rng.uniform(0, last - span), event, last, span, jitter)
+        except AssertionError:
+            caught += 1
+    assert caught > 100
+
+
+def test_starts_are_spread_over_the_whole_range():
+    low, high = start_range((3.0, 4.0), 6.9, 1.25)
+    starts = [place([(low, high)], u) for u in np.linspace(0, 1, 101)]
+    assert (starts[0], starts[-1]) == (2.75, 3.0) and np.allclose(np.diff(starts), 0.0025)
+
+
+def test_other_behaviour_is_avoided_as_far_as_can_be():
+    for event, last, span, _, rng in random_cases(400, seed=1):
+        cuts = np.sort(rng.uniform(0, last, 4))
+        others = [(cuts[0], cuts[1]), (cuts[2], cuts[3])]
+        low, high = start_range(event, last, span)
+        pieces = free_starts(low, high, span, others)
+        grid = [overlap((s, s + span), others) for s in np.linspace(low, high, 400)]
+        for share in (0.0, 0.3, 1.0):
+            start = place(pieces, share)
+            assert low - 1e-9 <= start <= high + 1e-9
+            assert overlap((start, start + span), others) <= min(grid) + 1e-6
+
+
+def test_views_are_even_and_inside_the_event():
+    for event, last, span, _, _ in random_cases(200, seed=2):
+        pieces = free_starts(*start_range(event, last, span), span, [])
+        starts = [place(pieces, u) for u in view_shares(5)]
+        assert np.allclose(np.diff(starts), np.diff(starts)[0])
+        for s in starts:
+            assert_touches(s, event, last, span, 0)
+    assert view_shares(1) == [0.5]
+
+
+def test_a_window_longer_than_the_clip_is_refused():
+    with pytest.raises(UserError, match="does not fit"):
+        start_range((0, 1), 2.0, 3.0)
+    with pytest.raises(UserError, match="24 of 24 events.*does not fit"):
+        load(window={"sample_fps": 0.5})
+
+
+@pytest.mark.parametrize("fps", [10.0, 14.99, 30.0])
+def test_times_not_stride(tmp_path, fps):
+    "The frames in the batch are those of the window's times at any rate of the file; E1's stride of frames is not."
+    events, config = load(study=numbered_study(tmp_path, fps), geometry={"policy": "squash", "size_px": 96}, spec=InputSpec(8, 96, *[(0.5,) * 3] * 2),
+                          augment={k: 0.0 for k in ("hflip", "vflip", "rotate_deg", "scale", "shift")}, window={"sample_fps": 12.0})
+    window = config.window
+    for draw in train_draws(events, config, 0, 0):
+        video = window_pixels(events, draw._replace(change=None))
+        seen = np.array([read_number(f.permute(1, 2, 0).numpy()) for f in video]) / fps
+        wanted = window_times(draw.start_s, window)
+        assert np.abs(seen - wanted).max() <= 0.5 / fps + 0.001
+        stride = draw.start_s + np.arange(8) * round(fps / window.sample_fps) / fps
+        assert np.abs(stride - wanted).max() > 0.5 / fps + 0.001
+    assert math.isclose(window_span(WindowConfig(num_frames=16, sample_fps=12.0)), 1.25)
+
+
+# ---------------------------------------------------------------- geometry
+
+POLICIES = ("center", "letterbox", "squash", "three_crop", "roi")
+
+
+def test_crops_of_each_policy():
+    assert crops(GeometryConfig(size_px=224, short_side_px=256), 568, 320) == ((144, 20, 280, 280),)
+    assert crops(GeometryConfig(policy="letterbox"), 568, 320) == ((0, -124, 568, 568),)
+    assert crops(GeometryConfig(policy="squash"), 568, 320) == ((0, 0, 568, 320),)
+    assert [c.x for c in crops(GeometryConfig(policy="three_crop"), 568, 320)] == [0, 124, 248]
+    assert [c.y for c in crops(GeometryConfig(policy="three_crop"), 320, 568)] == [0, 124, 248]
+    assert crops(GeometryConfig(policy="roi", roi_context=1.5), 568, 320, (100, 100, 40, 20)) == ((90, 80, 60, 60),)
+
+
+def test_seen_share():
+    assert seen_share(GeometryConfig(), 3840, 2160).share == pytest.approx(0.4307, abs=1e-3)
+    assert seen_share(make(geometry={"policy": "squash"}), 3840, 2160, head_px=100) == pytest.approx((1.0, 100 * 48 / 3840, 100 * 48 / 2160))
+    assert seen_share(GeometryConfig(policy="three_crop"), 1920, 1080).share == 1.0
+    assert seen_share(GeometryConfig(policy="roi"), 1000, 1000, box=(-50, 0, 100, 100)).share == pytest.approx(0.005)
+    assert seen_share(GeometryConfig(policy="roi"), 1000, 1000, box=(0, 0, 100, 100), head_px=30).head_width_px == 30   # enlarging adds none
+
+
+def test_mirror_is_numpys():
+    for before, n, after in ((0, 5, 0), (3, 5, 2), (12, 4, 9), (2, 1, 2)):
+        assert mirror(before, n, after).tolist() == np.pad(np.arange(n), (before, after), mode="reflect").tolist()
+
+
+def test_roi_is_undistorted_scaled_from_the_source_and_mirrored(tmp_path):
+    "A disc at a known place of the source comes out round, centred and of the right size; beyond the frame the picture is mirrored."
+    y, x = np.mgrid[:180, :320]
+    frame = np.full((180, 320, 3), 60, np.uint8)
+    frame[(x - 200) ** 2 + (y - 60) ** 2 <= 20 ** 2] = 230
+    clip = write_video(tmp_path / "disc.mp4", [frame] * 3, 10, crf=10)
+    region = make_region(crops(GeometryConfig(policy="roi", roi_context=2.0), 320, 180, (180, 40, 40, 40)), 320, 180, 96, 96)
+    bright = read_region(clip, [0.0], region)[0][0].float().mean(0) > 145
+    rows, columns = torch.where(bright)
+    assert abs(int(rows.max() - rows.min()) - int(columns.max() - columns.min())) <= 1
+    assert abs(int(rows.max() - rows.min()) + 1 - 49) <= 2                   # 41 of 80 px become 49 of 96
+    assert abs(float(rows.float().mean()) - 48) < 1 and abs(float(columns.float().mean()) - 48) < 1
+    corner = make_region(crops(GeometryConfig(policy="roi"), 320, 180, (-20, -10, 60, 60)), 320, 180, 60, 60)
+    seen = read_region(clip, [0.0], corner)[0][0, 0].numpy().astype(int)
+    whole = read_frames(clip, [0.0])[0][0, ..., 0].astype(int)
+    wanted = np.pad(whole, ((10, 0), (20, 0)), mode="reflect")[:60, :60]
+    assert np.abs(seen - wanted).max() <= 6 and seen.min() > 40
+
+
+def test_letterbox_bars_are_the_means_grey():
+    events, config = load("val", geometry={"policy": "letterbox"})
+    video = next(iter(eval_batches(events, config))).video
+    assert video[..., :8, :].abs().max() < 0.02 and video[..., 20:28, :].abs().mean() > 0.05
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_one_geometry_in_training_and_evaluation(policy, monkeypatch):
+    "The same window without a change is the same picture in a training and an evaluation batch, margin or not."
+    monkeypatch.setattr(inputs, "COLOUR_CHANGE", 0.0)
+    still = {k: 0.0 for k in ("hflip", "vflip", "rotate_deg", "scale", "shift")}
+    events, config = load(geometry={"policy": policy}, augment=still)
+    wide, _ = load(geometry={"policy": policy}, augment={**still, "shift": 0.1})
+    for draw in train_draws(events, config, 0, 0)[:6]:
+        trained, scored = window_pixels(events, draw), window_pixels(events, draw._replace(change=None))
+        assert torch.equal(trained, scored)
+        near = window_pixels(wide, draw._replace(change=None))      # another margin moves the rounding of the cut, by half a pixel of the clip
+        assert (near.float() - scored.float()).abs().mean() < 12
+    e1 = load(geometry={"policy": "squash" if policy != "squash" else "center"}, augment=still)[0]
+    assert (window_pixels(e1, draw._replace(crop=0)).float() - scored.float()).abs().mean() > 5
+
+
+def test_three_crops_are_views_of_their_own():
+    events, config = load("val", geometry={"policy": "three_crop"})
+    batch = next(iter(eval_batches(events, config, views=2, batch_size=6)))
+    assert batch.view.tolist() == [0, 1, 2, 3, 4, 5] and len(set(batch.event_idx.tolist())) == 1
+    assert not torch.equal(batch.video[0], batch.video[1])
+    assert {d.crop for d in train_draws(*load(geometry={"policy": "three_crop"}), 0, 0)} == {0, 1, 2}
+
+
+# ---------------------------------------------------------------- augmentation
+
+AUGMENTS = [AugmentConfig(**SHAKY), AugmentConfig(), AugmentConfig(trivial=True, vflip=0.5, rotate_deg=180.0, scale=0.3, shift=0.2)]
+
+
+def assert_still(video):
+    assert (video == video[:1]).all(), "frames of a motionless clip differ"
+
+
+@pytest.mark.parametrize("augment", AUGMENTS)
+def test_one_draw_a_clip(augment):
+    "A clip in which nothing moves stays so, whatever is drawn; drawn anew for each frame, as E1 did, it does not."
+    rng, work = np.random.default_rng(0), working_px(48, augment)
+    picture = torch.from_numpy(rng.integers(0, 255, (1, 3, work, work), dtype=np.uint8))
+    def changed(video, change): return recolour(move(video, change, 48), change)
+    changes = [draw_change(augment, rng) for _ in range(60)]
+    outs = [changed(picture.expand(5, -1, -1, -1).contiguous(), c) for c in changes]
+    for out in outs:
+        assert out.shape == (5, 3, 48, 48) and out.dtype == torch.uint8
+        assert_still(out)
+    assert len({out.numpy().tobytes() for out in outs}) > 10
+    with pytest.raises(AssertionError, match="motionless"):
+        assert_still(torch.cat([changed(picture, c) for c in changes[:8]]))
+
+
+def test_augmentation_is_drawn_by_seed_and_leaves_torchs_generator_alone():
+    video = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (4, 3, 48, 48), dtype=np.uint8))
+    change = draw_change(AugmentConfig(), np.random.default_rng(5))
+    state = torch.get_rng_state()
+    first = recolour(video, change)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(123)
+    assert torch.equal(first, recolour(video, change))
+
+
+def test_trivial_changes_colour_only():
+    assert {"Identity", "Brightness", "Contrast", "Equalize"} <= set(inputs._TRIVIAL._AUGMENTATION_SPACE)
+    assert not [k for k in inputs._TRIVIAL._AUGMENTATION_SPACE if k.startswith(("Shear", "Translate", "Rotate"))]
+
+
+def test_the_margin_holds_every_change():
+    "A picture of coordinates: no change of the config reaches beyond the working square, where it would be mirrored."
+    for augment in (AugmentConfig(rotate_deg=20.0, scale=0.1, shift=0.05), AugmentConfig(rotate_deg=180.0), AugmentConfig(scale=0.3, shift=0.2)):
+        work, rng = working_px(64, augment), np.random.default_rng(0)
+        assert (work - 64) % 2 == 0
+        inner = torch.zeros(1, 3, work, work, dtype=torch.uint8)
+        inner[..., 1:-1, 1:-1] = 200
+        lost = [(move(inner, draw_change(augment, rng), 64) == 0).any() for _ in range(200)]
+        assert not any(lost)
+
+
+def test_brightness_contrast_saturation():
+    video = torch.from_numpy(np.random.default_rng(0).integers(60, 120, (4, 3, 16, 16), dtype=np.uint8))
+    none = inputs.Change(False, False, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 1.0, None)
+    assert torch.equal(recolour(video, none), video)
+    assert recolour(video, none._replace(brightness=1.5)).float().mean() == pytest.approx(1.5 * float(video.float().mean()), rel=0.01)
+    flat = recolour(video, none._replace(contrast=0.5)).float()
+    assert flat.std() == pytest.approx(0.5 * float(video.float().std()), rel=0.03) and flat.mean() == pytest.approx(float(video.float().mean()), abs=1)
+    grey = recolour(video, none._replace(saturation=0.0))
+    assert (grey[:, 0] == grey[:, 2]).all()
+
+
+def test_normalisation_is_that_of_the_weights():
+    events, config = load("val")
+    imagenet = replace(events, spec=InputSpec(8, 48, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    ours, theirs = (next(iter(eval_batches(e, config))).video for e in (events, imagenet))
+    pixels = torch.stack([window_pixels(events, d) for d in eval_batches(events, config).batches[0]])
+    wanted = (pixels.double() / 255 - 0.45) / 0.225
+    assert ours.dtype == torch.float32 and torch.allclose(ours.double(), wanted.permute(0, 2, 1, 3, 4), atol=1e-5)
+    assert (ours - theirs).abs().max() > 0.1        # E1's fault would show
+    assert torch.equal(normalise(pixels, events.spec), ours)
+
+
+# ---------------------------------------------------------------- events
+
+def test_every_event_is_accounted_for(study):
+    clips = study / "clips" / "clips.csv"
+    table = pd.read_csv(study / "split" / "train.csv")
+    gone, failed, unlisted, late = table.event_idx[:4]
+    (study / "clips" / f"evt_{gone:04d}_{table.behavior[0]}.mp4").unlink()
+    def change(t):
+        t.loc[t.event_idx == str(failed), ["status", "error"]] = ["failed", "moov atom not found"]
+        t.loc[t.event_idx == str(late), "clip_event_offset_s"] = "9"
+        return t[t.event_idx != str(unlisted)]
+    rewrite(clips, change)
+    with pytest.raises(UserError, match=rf"4 of 24 events of train cannot be read. event {gone}: .*no such file") as e:
+        load(study=study)
+    assert "\n" not in str(e.value) and "leave_out" in str(e.value)
+    events, config = load(study=study, data={"on_unreadable": "leave_out"})
+    assert len(events) == 20 and events.left_out.event_idx.tolist() == [gone, failed, unlisted, late]
+    words = events.left_out.reason.tolist()
+    assert "moov atom" in words[1] and "no clip" in words[2] and "does not show the event" in words[3]
+    assert sum(len(b) for b in train_batches(events, config, 0, 0)) == 20
+    assert events.table.event_idx.tolist() == events.event_idx.tolist() == [e.event_idx for e in events.events]
+
+
+@pytest.mark.parametrize("data, words", [({"scheme": "event"}, "scheme is 'bout', the config says 'event'"), ({"split_seed": 1}, "split_seed is 42")])
+def test_another_split_is_refused(data, words):
+    with pytest.raises(UserError, match=words):
+        load(data=data)
+
+
+def test_edited_tables_are_refused(study):
+    path = study / "split" / "val.csv"
+    original = path.read_text()
+    rewrite(path, lambda t: t.iloc[1:])
+    with pytest.raises(UserError, match="split.json counts"):
+        load("val", study=study)
+    path.write_text(original + original.splitlines()[-1] + "\n")
+    with pytest.raises(UserError, match="twice.*only training may be oversampled"):
+        load("val", study=study)
+    path.write_text(original)
+    rewrite(study / "clips" / "clips.csv", lambda t: t.loc.__setitem__((t.group == "1", "behavior"), "ear"))
+    with pytest.raises(UserError, match="the split says otherwise"):
+        load("val", study=study)
+
+
+def test_a_clip_that_is_not_what_the_table_says_is_refused(study):
+    rewrite(study / "clips" / "clips.csv", lambda t: t.loc.__setitem__((0, "clip_width_px"), "320"))
+    with pytest.raises(UserError, match="event 0: evt_0000_ear.mp4: is 160 × 90 px"):
+        load(study=study)
+
+
+def test_boxes(study):
+    boxes = study / "boxes.csv"
+    rewrite(boxes, lambda t: t.iloc[1:])
+    with pytest.raises(UserError, match="event 0: no box"):
+        load(study=study)
+    assert len(load(study=study, geometry={"policy": "squash"})[0]) == 24
+    rewrite(boxes, lambda t: t.loc.__setitem__((0, "x_px"), "5000"))
+    with pytest.raises(UserError, match="lies outside of the source"):
+        load(study=study, data={"on_unreadable": "stop"})
+
+
+@pytest.mark.parametrize("sections, key", [
+    ({"window": {"jitter_s": 2.0}}, "window.jitter_s"), ({"window": {"num_frames": 16}}, "window.num_frames"), ({"geometry": {"size_px": 64}}, "geometry.size_px"),
+    ({"augment": {"hflip": 2.0}}, "augment.hflip"), ({"geometry": {"policy": "center", "short_side_px": 32}}, "geometry.short_side_px"), ({"data": {"boxes": None}}, "data.boxes")])
+def test_a_config_against_the_weights_or_itself_is_refused(sections, key):
+    with pytest.raises(UserError, match=key):
+        load(**sections)
+
+
+def test_seconds_of_the_other_behaviour_travel_with_the_batch(study):
+    "An ear event in the same pen, half of it in the same seconds as a tail event: avoided where possible, else reported."
+    def change(t):
+        first = t[(t.group == "1") & (t.behavior == "ear")].iloc[0]
+        tail = t.index[(t.group == "1") & (t.behavior == "tail")][0]
+        t.loc[tail, "start_s"] = str(float(first.start_s) + 2)      # in its clip from 3 s on
+    rewrite(study / "clips" / "clips.csv", change)
+    events, config = load(study=study)
+    row = next(k for k, e in enumerate(events.events) if e.others and e.label == 0)
+    event, span = events.events[row], window_span(config.window)
+    assert event.others[0][0] == pytest.approx(3.0)
+    for piece in event.train_starts:
+        assert all(overlap((s, s + span), event.others) <= 1e-6 for s in piece)
+    crowded = replace(event, others=((0.0, 9.0),), view_starts=((1.0, 1.0),))
+    events.events[row] = crowded
+    batch = next(iter(eval_batches(events.subset([row]), config)))
+    assert batch.other_overlap_s.tolist() == pytest.approx([span] * 3)
+
+
+# ---------------------------------------------------------------- draws and batches
+
+def test_draws_are_a_function_of_seed_and_epoch():
+    events, config = load()
+    draws = train_draws(events, config, 3, 7)
+    assert draws == train_draws(load()[0], config, 3, 7)
+    others = [train_draws(events, config, s, e) for s, e in ((3, 8), (4, 7), (7, 3))]
+    assert all(d != draws for d in others)
+    assert len(draws) == len(events) and len({d.start_s for d in draws}) > 20
+
+
+def test_balanced_sampling_is_half_and_half_in_each_batch_and_goes_round():
+    events, config = load()
+    for epoch in range(3):
+        batches = train_batches(events, config, 0, epoch)
+        assert len(batches) == 3
+        for batch in batches.batches:
+            assert sum(events.events[d.row].label for d in batch) == 4
+        tail = pd.Series([d.row for d in batches.draws if events.events[d.row].label == 1]).value_counts()
+        assert len(tail) == 8 and set(tail) == {1, 2}
+    orders = ["".join(str(events.events[d.row].label) for d in b) for e in range(4) for b in train_batches(events, config, 0, e).batches]
+    assert "01010101" not in orders or len(set(orders)) > 6       # Mixup pairs neighbours
+    plain, config = load(loss={"balanced_sampling": False})
+    assert sorted(d.row for d in train_draws(plain, config, 0, 0)) == list(range(24))
+    with pytest.raises(UserError, match="needs both classes"):
+        train_draws(events.subset(np.flatnonzero(events.label == 0)), load()[1], 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker")
+@pytest.mark.parametrize("workers", [2, 4])
+def test_the_same_batches_for_any_number_of_workers_and_after_a_resume(workers):
+    events, config = load(optim={"batch_size": 5})
+    alone = list(train_batches(events, config, 1, 2, workers=0))
+    state = torch.get_rng_state()
+    helped = list(train_batches(load(optim={"batch_size": 5})[0], config, 1, 2, workers=workers))
+    later = list(train_batches(load(optim={"batch_size": 5})[0], config, 1, 2, first_step=3, workers=workers))
+    assert torch.equal(state, torch.get_rng_state())
+    assert [len(b) for b in alone] == [5, 5, 5, 5, 4] and len(later) == 2
+    for a, b in [*zip(alone, helped, strict=True), *zip(alone[3:], later, strict=True)]:
+        for name in ("video", "label", "event_idx", "view", "overlap_s", "other_overlap_s"):
+            assert torch.equal(getattr(a, name), getattr(b, name)), name
+
+
+def test_evaluation_gives_every_event_and_view_once_unchanged():
+    events, config = load("test_ood")
+    first, again = (list(eval_batches(events, config, batch_size=7)) for _ in range(2))
+    assert all(torch.equal(a.video, b.video) for a, b in zip(first, again, strict=True))
+    pairs = [(i, v) for b in first for i, v in zip(b.event_idx.tolist(), b.view.tolist(), strict=True)]
+    assert pairs == [(i, v) for i in events.event_idx.tolist() for v in range(3)]
+    labels = dict(zip(events.event_idx.tolist(), events.label.tolist(), strict=True))
+    assert all(labels[i] == y for b in first for i, y in zip(b.event_idx.tolist(), b.label.tolist(), strict=True))
+    assert len(eval_batches(events, config, views=1, batch_size=5)) == 3
+
+
+def test_batches_report_their_overlap_and_window_coverage_agrees():
+    events, config = load()
+    shown = torch.cat([b.overlap_s for b in train_batches(events, config, 0, 5)])
+    coverage = window_coverage(events, config, 0, 5)
+    assert coverage.loc["all", "overlap_s"] == pytest.approx(float(shown.mean()), abs=1e-5)
+    assert coverage.loc["all", "least_overlap_share"] >= 1 - config.window.jitter_s / window_span(config.window) - 1e-9
+    assert coverage.draws.to_dict() == {"ear": 12, "tail": 12, "all": 24}
+    rng = np.random.default_rng(0)
+    anywhere = [d._replace(start_s=rng.uniform(0, events.events[d.row].last_s - window_span(config.window))) for d in train_draws(events, config, 0, 5)]
+    assert window_coverage(events, config, 0, draws=anywhere).loc["all", "least_overlap_share"] < 0.5
+
+
+def test_events_of_another_config_are_refused():
+    events, _ = load()
+    with pytest.raises(UserError, match="another 'window' section"):
+        train_batches(events, make(window={"sample_fps": 4.0}), 0, 0)
+
+
+# ---------------------------------------------------------------- cache
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_cached_and_freshly_decoded_windows_are_equal(policy):
+    kept, config = load(geometry={"policy": policy})
+    fresh, _ = load(geometry={"policy": policy}, loader={"cache_mb": 0})
+    assert len(fresh.cache.admitted) == 0 and len(kept.cache.admitted) == 24
+    for draw in train_draws(kept, config, 0, 0)[:8]:
+        assert torch.equal(window_pixels(kept, draw), window_pixels(fresh, draw))
+    assert kept.cache.decoded > 0 and not fresh.cache.kept
+
+
+def test_cached_frames_are_the_nearest_at_an_odd_rate(tmp_path):
+    study = numbered_study(tmp_path, 14.99)
+    same = {"geometry": {"policy": "squash", "size_px": 96}, "spec": InputSpec(8, 96, *[(0.5,) * 3] * 2), "window": {"sample_fps": 6.0}}
+    kept, config = load(study=study, **same)
+    fresh, _ = load(study=study, loader={"cache_mb": 0}, **same)
+    for epoch in range(10):
+        for draw in train_draws(kept, config, 0, epoch):
+            assert torch.equal(window_pixels(kept, draw), window_pixels(fresh, draw))
+    info = probe(kept.events[0].path)
+    at_s, frames = inputs.decode_event(kept.events[0], window_span(config.window))
+    assert np.allclose(np.diff(at_s), 1 / info.fps, atol=1e-3) and len(frames) == len(at_s)      # every frame, once
+
+
+def test_nearest_breaks_ties_as_read_frames_does(tmp_path):
+    clip = write_video(tmp_path / "n.mp4", (numbered_frame(k) for k in range(20)), 10, crf=10)
+    times = np.arange(0, 1.9, 0.05)
+    at_s = np.arange(20) / 10
+    assert np.allclose(at_s[nearest(at_s, times)], read_frames(clip, times)[1], atol=1e-4)
+    assert nearest(np.array([2.0]), times[:3]).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_a_full_cache_the_second_epoch_does_not_decode(workers, monkeypatch):
+    events, config = load()
+    events.warm_cache()
+    first = list(train_batches(events, config, 0, 0, workers=workers))
+    def no_file(*args, **kwargs): raise AssertionError("decoded again")
+    monkeypatch.setattr(inputs, "read_frames", no_file)
+    assert len(list(train_batches(events, config, 0, 1, workers=workers))) == len(first)
+    assert events.cache.decoded == 24
+
+
+def test_the_budget_holds_and_the_most_drawn_are_kept():
+    events, config = load(loader={"cache_mb": 4})
+    list(train_batches(events, config, 0, 0))
+    events.warm_cache()
+    assert 0 < len(events.cache.admitted) < 24 and events.cache.used_mb <= 4
+    kept = [e.label for e in events.events if e.key in events.cache.admitted]
+    assert np.mean(kept) > events.label.mean()      # tail events come back more often
+    shared = FrameCache(4)
+    both = [load(part, cache=shared, loader={"cache_mb": 4})[0] for part in ("train", "val")]
+    for e in both:
+        e.warm_cache()
+    assert shared.used_mb <= 4 and shared is both[0].cache is both[1].cache
+
+
+def test_decoding_a_long_event_in_pieces_gives_each_frame_once(tmp_path):
+    study = numbered_study(tmp_path, 10.0, seconds=30.0, event=(3.0, 24))
+    events, _ = load(study=study, geometry={"policy": "squash", "size_px": 96}, spec=InputSpec(8, 96, *[(0.5,) * 3] * 2), augment={k: 0.0 for k in ("rotate_deg", "scale", "shift")})
+    at_s, frames = inputs.decode_event(events.events[0], 1.4)
+    numbers = [read_number(f.permute(1, 2, 0).numpy()) for f in frames]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 240
+    assert np.allclose(at_s, np.array(numbers) / 10, atol=1e-3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_clip_that_breaks_later_stops_the_run_by_name(study, workers):
+    events, config = load(study=study, loader={"cache_mb": 0}, optim={"batch_size": 4})
+    path = events.events[5].path
+    path.write_bytes(b"no video at all" * 50)
+    with pytest.raises(UserError, match=path.name) as e:
+        list(train_batches(events, config, 0, 0, workers=workers) if 5 in [d.row for d in train_draws(events, config, 0, 0)] else eval_batches(events, config, workers=workers))
+    assert "\n" not in str(e.value) and len(str(e.value)) < 400

@@ -1,0 +1,318 @@
+"Backbones, weights, checkpoints and predictions."
+import os
+import urllib.error
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from crosssuck import model as m
+from crosssuck.core import UserError, make_config
+from crosssuck.inputs import Batch, eval_batches, load_events
+from crosssuck.simulation import tiny_study
+
+TINY = {"backbone": "r2plus1d_tiny", "weights": "none"}
+
+
+def config(frames=8, px=32, views=2, **model):
+    study = tiny_study()
+    return make_config({"experiment": "t", "data": {"split_dir": str(study / "split"), "clips": str(study / "clips" / "clips.csv")},
+                        "window": {"num_frames": frames, "sample_fps": 5.0, "views": views}, "geometry": {"policy": "squash", "size_px": px},
+                        "optim": {"lr": 1e-3, "epochs": 1, "batch_size": 5}, "loader": {"workers": 0}, "model": {**TINY, **model}})
+
+
+def test_mvit_v2_s_has_the_parameters_of_the_lab():
+    with torch.device("meta"):
+        model = m.build_model(config(16, 224, backbone="mvit_v2_s"))
+    assert m.count_parameters(model) == {"total": 34_231_682, "learning": 34_231_682}
+
+
+@pytest.mark.parametrize("name", sorted(m.BACKBONES))
+def test_every_backbone_is_built_with_two_classes_and_either_head(name):
+    fixed = m.BACKBONES[name].fixed or (8, 32)
+    for head in ("linear", "mlp"):
+        with torch.device("meta"):
+            model = m.build_model(config(*fixed, backbone=name, head=head))
+            assert model(torch.zeros(2, 3, fixed[0], fixed[1], fixed[1])).shape == (2, 2)
+        assert not any(p.shape[0] == 400 for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_tiny", "mvit_tiny", "mc3_18"])
+def test_a_step_changes_backbone_and_head(name):
+    torch.manual_seed(0)
+    model = m.build_model(config(backbone=name)).train()
+    before = {k: p.detach().clone() for k, p in model.named_parameters()}
+    torch.nn.functional.cross_entropy(model(torch.randn(2, 3, 8, 32, 32)), torch.tensor([0, 1])).backward()
+    torch.optim.AdamW(model.parameters(), 1e-3).step()
+    moved = [k for k, p in model.named_parameters() if not torch.equal(p, before[k])]
+    assert any(k.startswith("backbone") for k in moved) and any(k.startswith("head") for k in moved)
+
+
+@pytest.mark.long
+def test_a_full_size_step_of_mvit_v2_s_on_the_cpu():
+    torch.manual_seed(0)
+    model = m.build_model(config(16, 224, backbone="mvit_v2_s")).train()
+    loss = torch.nn.functional.cross_entropy(model(torch.randn(1, 3, 16, 224, 224)), torch.tensor([1]))
+    loss.backward()
+    assert torch.isfinite(loss) and all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_the_tiny_networks_are_tiny():
+    for name in ("r2plus1d_tiny", "mvit_tiny"):
+        assert m.count_parameters(m.build_model(config(8, 96, backbone=name)))["total"] < 600_000
+    assert m.count_parameters(m.build_model(config()))["total"] <= 500_000
+
+
+def test_the_input_comes_with_the_weights():
+    mvit, r3d, swin = (m.input_spec(config(16, 224, backbone=n)) for n in ("mvit_v2_s", "r3d_18", "swin3d_t"))
+    assert (mvit.mean, mvit.std) == ((0.45,) * 3, (0.225,) * 3)
+    assert (r3d.mean, r3d.std) == ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
+    assert swin.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"frames": 8, "px": 224, "backbone": "mvit_v2_s"}, "mvit_v2_s takes 16 frames of 224 px, the config gives 8 of 224 px"),
+    ({"frames": 16, "px": 112, "backbone": "mvit_v2_s"}, "the config gives 16 of 112 px"),
+    ({"weights": "kinetics400"}, "r2plus1d_tiny has no kinetics400 weights"),
+    ({"backbone": "mvit_tiny", "px": 40}, "mvit_tiny cannot take 8 frames of 40 px"),
+    ({"backbone": "resnet"}, "unknown backbone 'resnet'"),
+])
+def test_a_config_that_disagrees_is_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        m.build_model(config(**changes))
+
+
+def test_what_departs_is_said_aloud():
+    assert "trained on 112 px; this config feeds 224 px" in m.input_notes(config(16, 224, backbone="r3d_18", weights="kinetics400"))[0]
+    assert m.input_notes(config(16, 224, backbone="mvit_v2_s", weights="kinetics400")) == []
+    assert "only its head can learn" in m.input_notes(config(freeze="backbone"))[0]
+
+
+@pytest.mark.parametrize(("device", "capability", "amp", "dtype", "scaler"), [
+    ("cpu", None, True, None, False), ("cuda", (6, 1), True, None, False), ("cuda", (7, 0), True, torch.float16, True),
+    ("cuda", (7, 5), True, torch.float16, True), ("cuda", (8, 0), True, torch.bfloat16, False), ("cuda", (9, 0), True, torch.bfloat16, False),
+    ("cuda", (12, 0), True, torch.bfloat16, False), ("cuda", (8, 0), False, None, False)])
+def test_device_and_precision(device, capability, amp, dtype, scaler):
+    machine = m.choose_machine(device, amp=amp, capability=capability)
+    assert (machine.dtype, machine.scaler) == (dtype, scaler)
+
+
+def test_no_autocast_on_a_cpu():
+    with m.choose_machine("cpu").autocast():
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("version", ["2.1.2+cu121", "1.13.1", "2.3.0"])
+def test_an_older_torch_is_refused(version):
+    with pytest.raises(UserError, match="is too old, 2.4 is needed"):
+        m.need_torch(version)
+
+
+def test_a_newer_torch_is_not():
+    for version in ("2.4.0", "2.10.0+cu128", "3.0.0a1"):
+        m.need_torch(version)
+
+
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    def refuse(*args, **kwargs):
+        raise urllib.error.URLError("no route to host")
+    monkeypatch.setattr(m.urllib.request, "urlopen", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path / "project"))
+    return tmp_path
+
+
+def test_without_a_network_the_error_says_what_to_fetch(no_network):
+    study_config = config(16, 224, backbone="mvit_v2_s", weights="kinetics400")
+    with pytest.raises(UserError) as e:
+        m.build_model(study_config)
+    words = str(e.value)
+    assert "mvit_v2_s-ae3be167.pth" in words and "https://download.pytorch.org/models/" in words and "weights/" in words and "\n" not in words
+    assert not [p for p in no_network.rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("place", ["torch/hub/checkpoints", "project/weights"])
+def test_weights_of_the_same_shape_are_loaded_from_either_folder(no_network, place):
+    torch.manual_seed(1)
+    kinetics = torchvision.models.get_model("mc3_18", weights=None).state_dict()
+    assert kinetics["fc.weight"].shape == (400, 512)
+    (no_network / place).mkdir(parents=True)
+    torch.save(kinetics, no_network / place / "mc3_18-a90a0ba3.pth")
+    model = m.build_model(config(backbone="mc3_18", weights="kinetics400"))
+    state = model.backbone.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in kinetics.items() if not k.startswith("fc."))
+    assert model.head[-1].weight.shape == (2, 512)
+
+
+def test_weights_of_another_network_or_half_a_file_are_refused(no_network):
+    place = no_network / "project" / "weights"
+    place.mkdir(parents=True)
+    torch.save({"fc.weight": torch.zeros(400, 512)}, place / "mc3_18-a90a0ba3.pth")
+    with pytest.raises(UserError, match="entries do not fit the model"):
+        m.build_model(config(backbone="mc3_18", weights="kinetics400"))
+    (place / "mc3_18-a90a0ba3.pth").write_bytes(b"PK" + b"\0" * 900)
+    with pytest.raises(UserError, match="mc3_18-a90a0ba3.pth: not a readable checkpoint"):
+        m.build_model(config(backbone="mc3_18", weights="kinetics400"))
+
+
+def test_a_download_is_held_against_the_hash_in_its_name(tmp_path):
+    import hashlib
+    (tmp_path / "source").mkdir()
+    data = b"weights" * 1000
+    for name, good in {f"net-{hashlib.sha256(data).hexdigest()[:8]}.pth": True, "net-00000000.pth": False}.items():
+        (tmp_path / "source" / name).write_bytes(data)
+        target = tmp_path / "cache" / name
+        if good:
+            assert m.fetch((tmp_path / "source" / name).as_uri(), target).read_bytes() == data
+        else:
+            with pytest.raises(UserError, match="arrived damaged"):
+                m.fetch((tmp_path / "source" / name).as_uri(), target)
+            assert not target.exists()
+
+
+def test_a_frozen_backbone_does_not_move():
+    torch.manual_seed(0)
+    model = m.build_model(config(backbone="mc3_18", freeze="backbone")).train()   # it has batch statistics
+    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    model(torch.randn(2, 3, 8, 32, 32)).sum().backward()
+    assert all(torch.equal(v, before[k]) for k, v in model.backbone.state_dict().items())
+    assert {k.split(".")[0] for k, p in model.named_parameters() if p.grad is not None} == {"head"}
+    counts = m.count_parameters(model)
+    assert counts["learning"] == 512 * 2 + 2 < counts["total"]
+
+
+def test_a_clip_is_judged_alone():
+    torch.manual_seed(0)
+    model, video = m.build_model(config()).eval(), torch.randn(4, 3, 8, 32, 32)
+    assert torch.allclose(model(video)[:1], model(video[:1]), atol=1e-5)
+
+
+def test_a_checkpoint_comes_back_as_it_went(tmp_path):
+    model = m.build_model(config(head="mlp")).eval()
+    path = m.save_checkpoint(tmp_path / "best.ckpt", model, config(head="mlp"), epoch=7, history={"epoch": [1, 2], "val_roc_auc": [None, 0.5]})
+    again, its_config, facts = m.load_checkpoint(path)
+    video = torch.randn(2, 3, 8, 32, 32)
+    assert torch.equal(again(video), model(video)) and not again.training
+    assert its_config == config(head="mlp") and facts == {"epoch": 7, "history": {"epoch": [1, 2], "val_roc_auc": [None, 0.5]}}
+    assert set(torch.load(path, weights_only=True)) == {"model", "config", "epoch", "history"}
+
+
+def test_a_checkpoint_of_pretrained_weights_needs_no_weight_file(tmp_path, no_network):
+    made = config(backbone="mc3_18")
+    wants = config(backbone="mc3_18", weights="kinetics400")
+    path = m.save_checkpoint(tmp_path / "best.ckpt", m.build_model(made), wants, epoch=1)
+    assert m.load_checkpoint(path)[1].model.weights == "kinetics400"
+
+
+class Trap:
+    def __reduce__(self):
+        return os.system, ("echo caught > trap.txt",)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Trap(), "config": {}}, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match="bad.ckpt: not a readable checkpoint"):
+        m.load_checkpoint(tmp_path / "bad.ckpt")
+    assert not (tmp_path / "trap.txt").exists()
+
+
+@pytest.mark.parametrize(("content", "words"), [(None, "no such file"), (b"", "not a readable checkpoint"), ({"weights": 1}, "holds no 'model' and 'config'")])
+def test_what_is_no_checkpoint_is_named(tmp_path, content, words):
+    path = tmp_path / "x.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        torch.save(content, path)
+    with pytest.raises(UserError, match=words) as e:
+        m.load_checkpoint(path)
+    assert "x.ckpt" in str(e.value)
+
+
+def test_a_save_that_is_killed_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    model = m.build_model(config())
+    path = m.save_checkpoint(tmp_path / "last.ckpt", model, config(), epoch=1)
+
+    def half(facts, target):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+    monkeypatch.setattr(m.torch, "save", half)
+    with pytest.raises(KeyboardInterrupt):
+        m.save_checkpoint(path, model, config(), epoch=2)
+    monkeypatch.undo()
+    assert m.load_checkpoint(path)[2] == {"epoch": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.fixture(scope="module")
+def val():
+    return load_events(config(), "val", spec=m.input_spec(config()))
+
+
+def test_an_event_is_scored_by_the_mean_of_its_views(val):
+    torch.manual_seed(0)
+    model = m.build_model(config()).eval()
+    with torch.no_grad():
+        torch.nn.init.normal_(model.head[-1].weight, std=2.0)   # so that the views differ
+        rows = [(int(i), *model(b.video[k:k + 1])[0].tolist()) for b in eval_batches(val, config(), views=3) for k, i in enumerate(b.event_idx)]
+    table = m.predict(model, eval_batches(val, config(), views=3), val)
+    assert table.event_idx.tolist() == val.table.event_idx.tolist() and set(table.n_views) == {3}
+    for _, row in table.iterrows():
+        logits = np.array([r[1:] for r in rows if r[0] == row.event_idx])
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        assert np.allclose([row.prob_ear, row.prob_tail], p.mean(0), atol=1e-5) and np.allclose([row.logit_ear, row.logit_tail], logits.mean(0), atol=1e-4)
+        assert row.pred_label == ("tail" if p.mean(0)[1] > p.mean(0)[0] else "ear") and row.msp == max(row.prob_ear, row.prob_tail)
+    wanted = ["clip_id", "true_label", "pred_label", "prob_ear", "prob_tail", "logit_ear", "logit_tail", "msp", "event_idx", "bout_id", "group", "day",
+              "camera_id", "video_filename", "n_views", "other_class_overlap_s"]
+    assert table.columns.tolist() == wanted
+    assert (table.true_label == val.table.behavior).all() and (table.bout_id == val.table.bout_id).all()
+
+
+def test_the_order_and_size_of_batches_do_not_matter(val):
+    torch.manual_seed(0)
+    model = m.build_model(config())
+    a = m.predict(model, eval_batches(val, config()), val)
+    b = m.predict(model, reversed(list(eval_batches(val, config(), batch_size=3))), val)
+    pd.testing.assert_frame_equal(a, b, atol=1e-5)
+
+
+def test_an_event_that_is_missing_or_foreign_stops_the_evaluation(val):
+    model, batches = m.build_model(config()), list(eval_batches(val, config()))
+    with pytest.raises(UserError, match=f"events were scored and the split has {len(val)}"):
+        m.predict(model, batches[:-1], val)
+    with pytest.raises(UserError, match="events were scored"):
+        m.predict(model, batches, val.subset(range(len(val) - 1)))
+    twice = val.subset([*range(len(val)), 0])
+    with pytest.raises(UserError, match="every event must be scored once"):
+        m.predict(model, batches, twice)
+
+
+def test_evaluation_builds_no_graph_and_uses_no_dropout(val):
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p, self.seen = torch.nn.Parameter(torch.ones(2)), []
+
+        def forward(self, video):
+            self.seen.append((self.training, torch.is_grad_enabled(), (self.p * 2).requires_grad))
+            return self.p.repeat(len(video), 1)
+    spy = Spy().train()
+    table = m.predict(spy, eval_batches(val, config()), val)
+    assert set(spy.seen) == {(False, False, False)} and set(table.prob_tail) == {0.5} and set(table.pred_label) == {"ear"}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_scores_as_a_cpu_does(val):
+    torch.manual_seed(0)
+    model = m.build_model(config())
+    a = m.predict(model, eval_batches(val, config()), val)
+    b = m.predict(model.cuda(), eval_batches(val, config()), val)
+    assert np.abs(a.prob_tail - b.prob_tail).max() < 0.02
+
+
+def test_a_batch_may_be_made_by_hand(val):
+    ids = torch.tensor(val.event_idx)
+    batch = Batch(torch.zeros(len(ids), 3, 8, 32, 32), torch.tensor(val.label), ids, torch.zeros_like(ids), torch.ones(len(ids)), torch.zeros(len(ids)))
+    assert len(m.predict(m.build_model(config()), [batch], val)) == len(val)

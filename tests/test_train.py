@@ -1,0 +1,504 @@
+"The loop: loss, weights, schedule, Mixup, guards, findings, resume, and one run through papermill."
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from crosssuck import train as t
+from crosssuck.core import LossConfig, OptimConfig, RunFolder, UserError, config_dict, make_config, open_run, read_json, sha256_file, write_json
+from crosssuck.inputs import load_events, train_batches
+from crosssuck.model import build_model, input_spec, load_checkpoint, predict
+from crosssuck.simulation import tiny_study
+
+
+def config(experiment="t", **sections):
+    study = tiny_study()
+    facts = {"data": {"split_dir": str(study / "split"), "clips": str(study / "clips" / "clips.csv"), "simulated": True},
+             "window": {"num_frames": 4, "sample_fps": 5.0, "views": 1}, "geometry": {"policy": "squash", "size_px": 32},
+             "augment": {"trivial": False, "mixup_alpha": 0.4}, "model": {"backbone": "r2plus1d_tiny", "weights": "none", "head_dropout": 0.5},
+             "loader": {"workers": 0, "cache_mb": 100}, "loss": {"label_smoothing": 0.05},
+             "optim": {"lr": 2e-3, "epochs": 2, "batch_size": 4, "warmup_epochs": 1, "warmup_lr": 1e-3, "cosine_epochs": 4}}
+    return make_config({"experiment": experiment, **{k: {**facts.get(k, {}), **sections.get(k, {})} for k in {**facts, **sections}}})
+
+
+def begin(folder, cfg=None, seed=0):
+    cfg = cfg or config()
+    return cfg, open_run(folder, cfg, seed, resume=True)
+
+
+# ---- loss and weights
+
+def by_hand(logits, target, gamma, weights):
+    "The formula once more, number by number."
+    out = []
+    for z, q in zip(logits.tolist(), target.tolist(), strict=True):
+        p = [math.exp(v) / sum(map(math.exp, z)) for v in z]
+        out.append(sum(-q[c] * weights[c] * (1 - p[c]) ** gamma * math.log(p[c]) for c in (0, 1)))
+    return out
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 2.62)])
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_focal_loss_equals_a_plain_rederivation_on_soft_targets(gamma, weights, alpha):
+    torch.manual_seed(0)
+    _, target = t.mix(torch.zeros(12, 1, 1, 1, 1), torch.arange(12) % 2, alpha=alpha, smoothing=0.1)
+    logits = torch.randn(12, 2) * 3
+    assert np.allclose(t.focal_loss(logits, target, gamma=gamma, weights=torch.tensor(weights)).numpy(), by_hand(logits, target, gamma, weights), atol=1e-5)
+
+
+def test_without_focus_it_is_the_cross_entropy():
+    logits, target, w = torch.randn(9, 2), t.soft_targets(torch.arange(9) % 2, 0.1), torch.tensor([1.0, 2.62])
+    assert torch.allclose(t.focal_loss(logits, target, gamma=0.0, weights=w), torch.nn.functional.cross_entropy(logits, target, weight=w, reduction="none"), atol=1e-6)
+
+
+def test_the_loss_of_a_mixture_is_the_mixture_of_the_losses():
+    logits, a, b = torch.randn(5, 2), t.soft_targets(torch.zeros(5, dtype=torch.long)), t.soft_targets(torch.ones(5, dtype=torch.long))
+    mixed = t.focal_loss(logits, 0.3 * a + 0.7 * b, gamma=2.0)
+    assert torch.allclose(mixed, 0.3 * t.focal_loss(logits, a, gamma=2.0) + 0.7 * t.focal_loss(logits, b, gamma=2.0), atol=1e-6)
+
+
+def test_a_class_weight_stays_out_of_the_focusing_term():
+    logits, tail = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]])
+    plain, weighted = (t.focal_loss(logits, tail, gamma=2.0, weights=torch.tensor([1.0, w])).item() for w in (1.0, 6.85))
+    assert weighted == pytest.approx(6.85 * plain)
+    ce = 6.85 * torch.nn.functional.cross_entropy(logits, torch.tensor([1])).item()
+    old = (1 - math.exp(-ce)) ** 2 * ce      # E1's: p_t taken from the weighted loss
+    assert old > 2 * weighted
+
+
+def test_a_sure_and_wrong_answer_gives_a_finite_loss_and_gradient():
+    logits = torch.tensor([[200.0, -200.0]], requires_grad=True)
+    loss = t.focal_loss(logits, torch.tensor([[0.0, 1.0]]), gamma=2.0).sum()
+    loss.backward()
+    assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+
+
+def test_weights_of_the_lab():
+    support = {"ear": 1199, "tail": 175}
+    assert t.class_weights("inv_sqrt", support)[1] == pytest.approx(2.6175, abs=1e-3)
+    assert t.class_weights("inv_freq", support)[1] == pytest.approx(6.851, abs=1e-3)
+    assert t.class_weights("none", support) == (1.0, 1.0) and t.class_weights((1.0, 3.0), support) == (1.0, 3.0)
+
+
+@pytest.mark.parametrize(("balanced", "weights", "gamma", "oversampled"), itertools.product([False, True], ["none", "inv_sqrt"], [0.0, 2.0], [False, True]))
+def test_three_corrections_are_refused(balanced, weights, gamma, oversampled):
+    loss = LossConfig(focal_gamma=gamma, class_weights=weights, balanced_sampling=balanced)
+    n = balanced + (weights != "none") + (gamma > 0) + oversampled
+    support = {"ear": 1199, "tail": 175}
+    if n > 2:
+        with pytest.raises(UserError, match=f"{n} corrections of the imbalance at once"):
+            t.corrections(loss, support, oversampled)
+    sentence = t.corrections(replace(loss, allow_stacked=True), support, oversampled)
+    ratio = (1 if balanced else 1199 / 175) / (2.6175 if weights == "inv_sqrt" else 1)
+    assert f"the loss sees {ratio:.2f}" in sentence and ("balanced sampling" in sentence) == balanced and ("focal" in sentence) == (gamma > 0)
+
+
+# ---- schedule and Mixup
+
+E1 = OptimConfig(lr=2e-5, epochs=50, batch_size=16, warmup_epochs=5, warmup_lr=5e-7, cosine_epochs=50, lr_floor=5e-7)
+
+
+@pytest.mark.lab
+def test_the_schedule_is_the_labs(lab):
+    rates = read_json(lab / "E1" / "training_history.json")["lr"]
+    assert len(rates) == 18 and np.allclose([t.learning_rate(E1, e) for e in range(1, 19)], rates, rtol=1e-12, atol=0)
+
+
+def test_the_schedule_is_torchs():
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=E1.lr)
+    warm = torch.optim.lr_scheduler.LinearLR(optimiser, E1.warmup_lr / E1.lr, total_iters=5)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 45, eta_min=E1.lr_floor)
+    both = torch.optim.lr_scheduler.SequentialLR(optimiser, [warm, cosine], [5])
+    for e in range(50):
+        assert t.learning_rate(E1, e) == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-6)
+        optimiser.step()
+        both.step()
+
+
+def test_no_warm_up_starts_at_the_full_rate_and_the_floor_holds():
+    plain = OptimConfig(lr=1e-4, epochs=30, batch_size=4, cosine_epochs=20, lr_floor=1e-6)
+    assert t.learning_rate(plain, 0) == 1e-4 and t.learning_rate(plain, 20) == pytest.approx(1e-6) == t.learning_rate(plain, 29)
+    with pytest.raises(UserError, match="cosine_epochs is 5, the warm-up takes 5"):
+        t.learning_rate(replace(E1, cosine_epochs=5), 6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mixup_mixes_picture_and_label_alike(seed):
+    torch.manual_seed(seed)
+    labels = torch.arange(16) % 2
+    video = labels.float().view(-1, 1, 1, 1, 1).expand(-1, 3, 2, 4, 4).contiguous()
+    mixed, target = t.mix(video, labels, alpha=0.4, smoothing=0.0)
+    assert torch.allclose(mixed.mean((1, 2, 3, 4)), target[:, 1], atol=1e-6) and type(mixed) is torch.Tensor
+    assert torch.allclose(target.sum(1), torch.ones(16))
+    assert ((target == 0) | (target == 1)).all(1).any()     # some pairs are of one class, although neighbours never are
+    _, smooth = t.mix(video, labels, alpha=0.4, smoothing=0.1)
+    assert smooth.min() >= 0.05 - 1e-6
+
+
+def test_without_mixup_nothing_is_touched():
+    video, labels = torch.randn(4, 3, 2, 4, 4), torch.tensor([0, 1, 1, 0])
+    same, target = t.mix(video, labels, alpha=0.0, smoothing=0.0)
+    assert same is video and target.tolist() == [[1, 0], [0, 1], [0, 1], [1, 0]]
+
+
+# ---- findings and guards
+
+def history(n=10, **lists):
+    base = {"epoch": list(range(1, n + 1)), "lr": [1e-4] + [1e-4 * 0.9 ** k for k in range(1, n)], "train_loss": np.linspace(0.2, 0.1, n), "val_loss": np.linspace(0.25, 0.15, n),
+            "train_macro_f1": np.linspace(0.5, 0.85, n), "val_macro_f1": np.linspace(0.5, 0.8, n), "val_tail_recall": np.linspace(0.3, 0.7, n),
+            "val_tail_f1": np.linspace(0.2, 0.7, n), "train_val_gap": np.full(n, 0.02), "val_n_ear": [323] * n, "val_n_tail": [38] * n, "val_predicted_tail": [40] * n,
+            "overlap_share": [0.95] * n}
+    return {k: [None if v is None else float(v) for v in values] for k, values in {**base, **lists}.items()}
+
+
+ALARMS = {
+    "warmup": {"lr": [*np.linspace(1e-5, 1e-4, 8), 9e-5, 8e-5], "val_macro_f1": [0.5, 0.6, 0.8, *[0.7] * 7]},
+    "gap": {"train_val_gap": np.linspace(0, 0.3, 10)},
+    "tail_recall": {"val_tail_recall": np.linspace(0.3, 0.39, 10)},
+    "coverage": {"overlap_share": [0.5] * 10},
+    "collapse": {"val_predicted_tail": [40, 361, *[40] * 8]},
+    "at_chance": {"val_macro_f1": np.linspace(0.40, 0.47, 10)},
+    "nan": {"train_loss": [0.2, None, *[0.1] * 8]},
+}
+
+
+def test_a_healthy_history_raises_no_guard():
+    assert t.guards(history()) == []
+
+
+@pytest.mark.parametrize("guard", ALARMS)
+def test_each_guard_speaks_of_its_fault_alone(guard):
+    raised = t.guards(history(**ALARMS[guard]))
+    assert [g["guard"] for g in raised] == [guard] and raised[0]["sentence"].endswith(".") and set(raised[0]) == {"epoch", "guard", "sentence"}
+
+
+def test_an_all_tail_collapse_is_named_with_its_epoch():
+    g = t.guards(history(val_predicted_tail=[40, 361, *[40] * 8]))[0]
+    assert g["epoch"] == 2 and "called tail at epoch 2, one class alone in 1 of 10" in g["sentence"]
+
+
+def test_the_gap_is_of_like_with_like_where_it_was_measured():
+    fair = history(train_val_gap=np.full(10, 0.4), train_eval_macro_f1=np.linspace(0.5, 0.8, 10))
+    assert "gap" not in {g["guard"] for g in t.guards(fair)}
+    assert any("fixed part of the training split" in s for s in t.findings(fair))
+
+
+@pytest.mark.parametrize(("select_by", "key", "chance"), [("roc_auc", "val_roc_auc", 0.5), ("average_precision", "val_average_precision", 38 / 361), ("f1_tail", "val_tail_f1", 0.19)])
+def test_at_chance_for_every_selecting_metric(select_by, key, chance):
+    below, above = (history(**{key: np.full(10, chance + d)}) for d in (-0.01, 0.2))
+    assert "at_chance" in {g["guard"] for g in t.guards(below, select_by)}
+    assert "at_chance" not in {g["guard"] for g in t.guards(above, select_by)}
+
+
+def test_the_warm_up_is_told_from_the_rates():
+    for warm in (0, 1, 5, 10):
+        optim = OptimConfig(lr=2e-5, epochs=10, batch_size=4, warmup_epochs=warm, warmup_lr=1e-7, cosine_epochs=20)
+        ours = history(lr=[t.learning_rate(optim, e) for e in range(1, 11)], lr_used=[t.learning_rate(optim, e) for e in range(10)])
+        assert t.warmup_epochs(ours) == warm
+
+
+def test_the_first_of_equal_epochs_is_best_and_a_missing_score_never():
+    assert t.best_epoch(history(val_macro_f1=[None, 0.6, 0.7, 0.7, *[0.5] * 6])) == 2
+
+
+def test_a_blind_guess_follows_the_hypergeometric_law():
+    from scipy.stats import hypergeom
+    mean, sd = t.blind_guess(323, 38, 48)
+    assert (mean, sd) == pytest.approx((hypergeom(361, 38, 48).mean(), hypergeom(361, 38, 48).std()))
+
+
+@pytest.mark.lab
+def test_the_labs_own_history(lab, tmp_path):
+    e1 = t.read_history(lab / "E1" / "training_history.json")
+    said = " ".join(t.findings(e1, {"ear": 323, "tail": 38}))
+    for words in ("Best epoch by macro_f1: 3 of 18, with 0.538, inside the warm-up of 5 epochs, trained at 8.3e-06",
+                  "0.538, is above the trivial classifiers (always ear 0.472",
+                  "it found 8 of 38 tail events by calling 48 tail, where a blind guess finds 5.1 ± 2.0, and this is the best of 18 epochs",
+                  "peaks at 0.237 (epoch 2) and falls to 0.026 (epoch 8); after that it is at most 0.158: it stays under 0.40",
+                  "opens at epoch 5", "0.314 at the end and at most 0.341 (epoch 17",
+                  "first exceeds training loss at epoch 15"):      # the report says: around epoch 12
+        assert words in said, words
+    assert {g["guard"] for g in t.guards(e1)} == {"warmup", "tail_recall", "gap"}
+    facts = t.curves(lab / "E1" / "training_history.json", tmp_path)
+    page = (tmp_path / "curves.html").read_text()
+    assert (facts["best_epoch"], facts["warmup_epochs"], facts["epochs"]) == (3, 5, 18) == tuple(read_json(tmp_path / "curves.json")[k] for k in ("best_epoch", "warmup_epochs", "epochs"))
+    assert "inside the warm-up" in page and "data:image/png" in page and str(lab) not in page and (tmp_path / "learning_curve.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    ("[1, 2]", "no list 'epoch'"), ("{", "not valid JSON"), ({"epoch": []}, "no list 'lr'"),
+    ({k: [] for k in t.LAB_KEYS}, "'epoch' is not a list of 1 numbers"),
+    ({k: [1.0, 2.0] for k in t.LAB_KEYS} | {"val_loss": [1.0]}, "'val_loss' is not a list of 2 numbers"),
+    ({k: [1.0] for k in t.LAB_KEYS} | {"lr": ["fast"]}, "'lr' is not a list of 1 numbers")])
+def test_a_history_that_is_none_is_refused_and_nothing_written(tmp_path, content, words):
+    path = tmp_path / "h.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(UserError, match=words) as e:
+        t.curves(path, tmp_path / "out")
+    assert "h.json" in str(e.value) and not (tmp_path / "out").exists()
+
+
+def test_curves_of_a_run_knows_its_selection_and_that_it_is_simulated(tmp_path):
+    cfg, run = begin(tmp_path, config(optim={"select_by": "roc_auc"}))
+    write_json(run / "training_history.json", history(val_roc_auc=np.linspace(0.9, 0.6, 10)))
+    assert t.curves(run / "training_history.json", tmp_path / "out")["best_epoch"] == 1
+    assert "nothing about calves" in (tmp_path / "out" / "curves.html").read_text()
+
+
+# ---- the loop
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    "A run that nothing disturbed."
+    cfg, run = begin(tmp_path_factory.mktemp("whole"))
+    return run, t.fit(cfg, run, 0, device="cpu")
+
+
+def weights(run, name="last.ckpt"):
+    return torch.load(run / name, weights_only=True)["model"]
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) for k in a) and a.keys() == b.keys()
+
+
+def timeless(history):
+    return {k: v for k, v in history.items() if k != "seconds"}
+
+
+def test_a_run_leaves_its_files(whole):
+    run, h = whole
+    assert {p.name for p in run.path.iterdir()} == {"best.ckpt", "last.ckpt", "training_history.json", "label_map.json", "manifests_used.txt", "provenance.json", "config.yaml", "status.json"}
+    assert read_json(run / "label_map.json") == {"ear": 0, "tail": 1}
+    used = (run / "manifests_used.txt").read_text()
+    assert sha256_file(tiny_study() / "split" / "train.csv") in used and sha256_file(tiny_study() / "split" / "val.csv") in used and str(tiny_study()) not in used
+    facts = read_json(run / "provenance.json")
+    assert facts["training"]["support"] == {"train": {"ear": 16, "tail": 8}, "val": {"ear": 8, "tail": 4}} and "balanced sampling" in facts["training"]["corrections"]
+    assert timeless(t.read_history(run / "training_history.json")) == timeless(h)
+
+
+def test_the_history_has_the_labs_keys_and_ours(whole):
+    _, h = whole
+    assert list(h) == [*t.LAB_KEYS, *t.OWN_KEYS, "guards"] and all(len(v) == 2 for k, v in h.items() if k != "guards")
+    assert (h["drawn_ear"], h["drawn_tail"]) == ([12, 12], [12, 12]) and (h["val_n_ear"][0], h["val_n_tail"][0]) == (8, 4)
+    assert h["lr_used"] == pytest.approx([1e-3, 2e-3]) and h["lr"] == pytest.approx([2e-3, t.learning_rate(config().optim, 2)])
+    assert h["train_val_gap"] == pytest.approx(np.subtract(h["train_macro_f1"], h["val_macro_f1"])) and min(h["overlap_share"]) > 0.8
+
+
+def test_the_best_checkpoint_is_the_best_epoch_and_scores_as_the_history_says(whole):
+    run, h = whole
+    model, cfg, facts = load_checkpoint(run / "best.ckpt")
+    k = t.best_epoch(h)
+    assert facts["epoch"] == h["epoch"][k] and facts["score"] == h["val_macro_f1"][k] and "optimiser" not in facts
+    val = load_events(cfg, "val", spec=input_spec(cfg))
+    table = predict(model, t.eval_batches(val, cfg), val)
+    assert t.point_metrics(table.true_label == "tail", table.prob_tail)["macro_f1"] == pytest.approx(h["val_macro_f1"][k])
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(whole, tmp_path):
+    run, h = whole
+    for seed in (0, 1):
+        cfg, again = begin(tmp_path, seed=seed)
+        torch.rand(seed + 3)      # what was drawn before must not matter
+        before = torch.random.get_rng_state()
+        twin = t.fit(cfg, again, seed, device="cpu")
+        assert torch.equal(before, torch.random.get_rng_state())
+        assert same(weights(run), weights(again)) == (seed == 0) == (timeless(twin) == timeless(h))
+
+
+@pytest.mark.parametrize(("stop_after", "name"), [(1, "SIGTERM"), (5, "SIGUSR1"), (6, "SIGINT"), (8, "SIGTERM")])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_signal_saves_and_the_resumed_run_is_the_same_bit_for_bit(stop_after, name, accumulation, tmp_path, monkeypatch):
+    cfg = config(optim={"accumulation": accumulation, "batch_size": 4 if accumulation == 1 else 2})
+    steps, step = itertools.count(1), t.train_step
+
+    def with_signal(loop, group):
+        step(loop, group)
+        if next(steps) == stop_after:
+            os.kill(os.getpid(), getattr(signal, name))
+    monkeypatch.setattr(t, "train_step", with_signal)
+    _, torn = begin(tmp_path / "torn", cfg)
+    handlers = [signal.getsignal(getattr(signal, n)) for n in ("SIGTERM", "SIGUSR1", "SIGINT")]
+    with pytest.raises(t.Requeue, match=f"{name} came: saved after epoch {stop_after // 6}, batch {stop_after % 6 * accumulation}") as e:
+        t.fit(cfg, torn, 0, device="cpu")
+    assert e.value.exit_code == 75 and handlers == [signal.getsignal(getattr(signal, n)) for n in ("SIGTERM", "SIGUSR1", "SIGINT")]
+    monkeypatch.undo()
+    resumed = t.fit(cfg, torn, 0, device="cpu")
+    _, straight = begin(tmp_path / "straight", cfg)
+    assert timeless(t.fit(cfg, straight, 0, device="cpu")) == timeless(resumed)
+    for file in ("last.ckpt", "best.ckpt"):
+        assert same(weights(torn, file), weights(straight, file))
+
+
+def test_a_kill_without_warning_goes_on_from_the_last_epoch(whole, tmp_path, monkeypatch):
+    run, h = whole
+    cfg, killed = begin(tmp_path)
+    steps, step = itertools.count(1), t.train_step
+
+    def killing(loop, group):
+        if next(steps) == 9:
+            raise SystemError("killed")
+        step(loop, group)
+    monkeypatch.setattr(t, "train_step", killing)
+    with pytest.raises(SystemError):
+        t.fit(cfg, killed, 0, device="cpu")
+    monkeypatch.undo()
+    assert timeless(t.fit(cfg, killed, 0, device="cpu")) == timeless(h) and same(weights(killed), weights(run))
+
+
+def test_a_finished_run_is_left_alone(whole):
+    run, h = whole
+    before = (run / "last.ckpt").read_bytes()
+    assert timeless(t.fit(config(), run, 0, device="cpu")) == timeless(h) and (run / "last.ckpt").read_bytes() == before
+    with pytest.raises(UserError, match="was trained with seed 0, not 1"):
+        t.fit(config(), run, 1, device="cpu")
+
+
+def test_accumulation_equals_the_whole_batch(tmp_path):
+    cfg, run = begin(tmp_path, config(model={"head_dropout": 0.0}, augment={"mixup_alpha": 0.0}, optim={"batch_size": 8}))
+    loops = [t.start_loop(cfg, run, 0, "cpu") for _ in range(2)]
+    batch = next(iter(train_batches(loops[0].train, cfg, 0, 1)))
+    parts = [t.Batch(*(getattr(batch, f)[part] for f in ("video", "label", "event_idx", "view", "overlap_s", "other_overlap_s"))) for part in (slice(0, 5), slice(5, 8))]
+    gradients = []
+    for loop, group in zip(loops, ([batch], parts), strict=True):
+        loop.optimiser.step = lambda: None
+        t.train_step(loop, group)
+        gradients.append([p.grad.clone() for p in loop.model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_spoils_nothing(tmp_path, monkeypatch):
+    cfg, run = begin(tmp_path)
+    losses, focal = itertools.count(1), t.focal_loss
+    monkeypatch.setattr(t, "focal_loss", lambda *a, **k: focal(*a, **k) * (float("nan") if next(losses) == 9 else 1))   # batch 2 of epoch 2
+    with pytest.raises(UserError, match="epoch 2, batch 2: the loss is not a number; lower optim.lr"):
+        t.fit(cfg, run, 0, device="cpu")
+    guard = t.read_history(run / "training_history.json")["guards"][-1]
+    assert (guard["guard"], guard["epoch"]) == ("nan", 2)
+    assert all(torch.isfinite(v).all() for v in weights(run).values()) and torch.load(run / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_patience_and_the_steps_of_a_smoke_run(tmp_path, monkeypatch):
+    cfg, run = begin(tmp_path, config(optim={"epochs": 9, "patience": 2, "cosine_epochs": 9}))
+    score = t.point_metrics
+    monkeypatch.setattr(t, "point_metrics", lambda *a: {**score(*a), "macro_f1": 0.5})
+    assert t.fit(cfg, run, 0, device="cpu")["epoch"] == [1, 2, 3]
+    monkeypatch.undo()
+    cfg, smoke = begin(tmp_path / "smoke", config(optim={"epochs": 9, "cosine_epochs": 9}))
+    h = t.fit(cfg, smoke, 0, device="cpu", max_steps=2)
+    assert h["epoch"] == [1] and h["drawn_ear"][0] + h["drawn_tail"][0] == 8 and (smoke / "best.ckpt").exists()
+
+
+def test_the_test_split_is_never_read(tmp_path):
+    shutil.copytree(tiny_study(), tmp_path / "study")
+    for f in (tmp_path / "study").rglob("test_ood.csv"):
+        f.unlink()
+    there = {"split_dir": str(tmp_path / "study" / "split"), "clips": str(tmp_path / "study" / "clips" / "clips.csv")}
+    cfg, run = begin(tmp_path, config(data=there))
+    assert t.fit(cfg, run, 0, device="cpu", max_steps=1)["epoch"] == [1]
+
+
+def test_a_validation_split_that_leaks_or_repeats_is_refused():
+    spec = input_spec(config())
+    train, val = (load_events(config(), part, spec=spec) for part in ("train", "val"))
+    with pytest.raises(UserError, match=f"event {val.event_idx[0]} is in training and in validation"):
+        t.check_sides(train, replace(val, table=val.table, events=[*val.events[:1], *train.events[:0]], part="val").subset([0]) if False else train.subset(range(3)).subset([0, 1])) \
+            if val.event_idx[0] == train.event_idx[0] else t.check_sides(val.subset([0]), val)
+    with pytest.raises(UserError, match=r"val.csv: event \d+ stands in it more than once \(2 repeats\)"):
+        t.check_sides(train, val.subset([0, 0, 1, 1]))
+    with pytest.raises(UserError, match="val.csv: has 8 ear and 0 tail events"):
+        t.check_sides(train, val.subset(np.flatnonzero(val.label == 0)))
+
+
+def test_the_fixed_part_is_fixed_and_has_the_counts_of_validation():
+    train = load_events(config(), "train", spec=input_spec(config()))
+    a, b = (t.fixed_part(train, {"ear": 5, "tail": 3}) for _ in range(2))
+    assert a.event_idx.tolist() == b.event_idx.tolist() and np.bincount(a.label).tolist() == [5, 3]
+    repeated = train.subset([*range(len(train)), *range(len(train))])
+    part = t.fixed_part(repeated, {"ear": 100, "tail": 100})
+    assert len(set(part.event_idx)) == len(part) == len(train)
+
+
+def test_class_weights_come_from_the_training_split(tmp_path):
+    cfg, run = begin(tmp_path, config(loss={"class_weights": "inv_freq", "balanced_sampling": False}))
+    assert t.start_loop(cfg, run, 0, "cpu").weights.tolist() == [1.0, 2.0]      # 16 ear, 8 tail
+    with pytest.raises(UserError, match="3 corrections"):
+        t.start_loop(config(loss={"class_weights": "inv_freq"}), run, 0, "cpu")
+
+
+def test_stage_two_starts_from_the_best_weights_of_stage_one(tmp_path):
+    one, run_one = begin(tmp_path, config("stage_1", model={"freeze": "backbone"}))
+    two, run_two = begin(tmp_path, config("stage_2", model={"init_from": "stage_1"}))
+    with pytest.raises(UserError, match="no stage_1/s0/best.ckpt to start from"):
+        t.start_loop(two, run_two, 0, "cpu")
+    t.fit(one, run_one, 0, device="cpu", max_steps=2)
+    torch.manual_seed(0)
+    untouched = build_model(one).state_dict()
+    best = weights(run_one, "best.ckpt")
+    assert same({k: v for k, v in untouched.items() if k.startswith("backbone")}, {k: v for k, v in best.items() if k.startswith("backbone")})
+    loop = t.start_loop(two, run_two, 0, "cpu")
+    assert same(loop.model.state_dict(), best) and not loop.optimiser.state and all(p.requires_grad for p in loop.model.parameters())
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backbone", ["mvit_tiny", "r2plus1d_tiny"])
+def test_a_small_network_learns_what_can_be_learnt_by_heart(tmp_path, backbone):
+    cfg, run = begin(tmp_path, config(model={"backbone": backbone, "head_dropout": 0.0}, augment={"mixup_alpha": 0.0, "hflip": 0.0}, loss={"label_smoothing": 0.0},
+                                      optim={"epochs": 25, "cosine_epochs": 25, "lr": 1e-3, "warmup_lr": 1e-4}))
+    assert max(t.fit(cfg, run, 0, device="cpu")["train_eval_macro_f1"]) > 0.9
+
+
+def test_an_older_torch_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(t, "need_torch", lambda: (_ for _ in ()).throw(UserError("torch 2.1.2 is too old, 2.4 is needed")))
+    with pytest.raises(UserError, match="too old"):
+        t.fit(config(), RunFolder(tmp_path / "r"), 0)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_trains_in_mixed_precision(tmp_path):
+    cfg, run = begin(tmp_path)
+    h = t.fit(cfg, run, 0, device="cuda")
+    assert h["epoch"] == [1, 2] and np.isfinite(h["train_loss"]).all() and "float16" in read_json(run / "provenance.json")["training"]["machine"]
+
+
+# ---- the notebook
+
+def run_part(path: Path, out: Path) -> Path:
+    "Keep the part *Run* of a notebook, as the launcher does."
+    nb = json.loads(path.read_text())
+    start = next(i for i, c in enumerate(nb["cells"]) if c["cell_type"] == "markdown" and "".join(c["source"]).startswith("# Run"))
+    nb["cells"] = nb["cells"][start:]
+    out.write_text(json.dumps(nb))
+    return out
+
+
+def test_the_notebook_runs_through_papermill(tmp_path, root, monkeypatch):
+    import papermill
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(t.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]))
+    cfg, run = begin(tmp_path)
+    papermill.execute_notebook(str(run_part(root / "nbs" / "06_train.ipynb", tmp_path / "part.ipynb")), str(run / "06_train.ipynb"), kernel_name="python3", progress_bar=False,
+                               parameters={"experiment": "t", "seed": 0, "run_dir": str(run.path), "smoke": True}, cwd=str(tmp_path))
+    text = (run / "06_train.ipynb").read_text()
+    assert (run / "best.ckpt").exists() and len(read_json(run / "training_history.json")["epoch"]) == 1
+    for words in ("nothing about calves", "the loss sees", "Best epoch by macro_f1", "image/png", "optim.lr"):
+        assert words in text, words
+    assert config_dict(cfg) == config_dict(load_checkpoint(run / "best.ckpt")[1])
+
+
+def test_the_notebook_has_one_cell_of_parameters_and_runs_only_marked_cells(root):
+    cells = json.loads((root / "nbs" / "06_train.ipynb").read_text())["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1
+    start = next(i for i, c in enumerate(cells) if "".join(c["source"]).startswith("# Run"))
+    assert all("".join(c["source"]).startswith("#| run") for c in cells[start:] if c["cell_type"] == "code")
+    assert not any("".join(c["source"]).startswith("#| run") for c in cells[:start])
