@@ -53,9 +53,10 @@ def parse_names(
     get = lambda part: pd.Series([f.get(part) for f in found], dtype=object)  # noqa: E731
     start, end = (pd.to_datetime(get(p), format="%Y%m%d%H%M%S", errors="coerce") for p in ("start", "end"))
     good = (start < end).fillna(False)
+    stamp = lambda t: t.dt.strftime("%Y-%m-%dT%H:%M:%S").where(good, "").astype(str)  # noqa: E731
     number = {ours: pd.to_numeric(get(part), errors="coerce").astype("Int64") for ours, part in (("group", "group"), ("day", "day"), ("camera_id", "camera"))}
     return pd.DataFrame({"recorder": get("recorder").fillna("").astype(str), **{k: v.where(good) for k, v in number.items()},
-                         "start": start.dt.strftime("%Y-%m-%dT%H:%M:%S").where(good, "").astype(str), "end": end.dt.strftime("%Y-%m-%dT%H:%M:%S").where(good, "").astype(str)})
+                         "start": stamp(start), "end": stamp(end)})
 
 # %% ../nbs/02_cameras.ipynb #02-011
 SUFFIXES = (".mp4", ".mkv", ".avi", ".mov", ".m4v", ".ts", ".dav")
@@ -92,7 +93,7 @@ def scan(
     root = Path(os.path.abspath(video_root))
     files, residue = find_videos(root)
     sizes = [p.stat().st_size for p in files]
-    old = {} if known is None else {(PureWindowsPath(r.path), r.size): r for r in known.itertuples() if r.valid and getattr(r, "width_px", pd.NA) is not pd.NA}
+    old = {} if known is None else {(PureWindowsPath(r.path), r.size): r for r in known.itertuples() if r.valid and pd.notna(getattr(r, "width_px", pd.NA))}
     facts = [old.get((PureWindowsPath(p), s)) for p, s in zip(files, sizes, strict=True)]
     new = [i for i, f in enumerate(facts) if f is None]
     with ThreadPoolExecutor(workers) as pool:
@@ -164,7 +165,8 @@ def read_cameras(
             raise UserError(f"group {group} names camera {twice[0]} twice", where=path, remedy="name it once, under cameras or under never")
     known = {f"{g}/{c}" for g, gc in cameras.groups.items() for c in gc.cameras} | {str(c) for gc in cameras.groups.values() for c in gc.cameras}
     if unknown := sorted(set(cameras.clock_offset_s) - known):
-        raise UserError(f"clock_offset_s names {unknown[0]!r}, which no group uses", where=path, remedy="write the camera, e.g. '8', or group and camera, e.g. '1/8'")
+        remedy = "write the camera, e.g. '8', or group and camera, e.g. '1/8'"
+        raise UserError(f"clock_offset_s names {unknown[0]!r}, which no group uses", where=path, remedy=remedy)
     return cameras
 
 # %% ../nbs/02_cameras.ipynb #02-022
@@ -196,10 +198,11 @@ def segment_table(
 ) -> pd.DataFrame: # sorted by key and start; key, group, day, camera_id (int64), start_ms, end_ms, duration_s, fps, valid, path, next
     "Make the segments of groups ready for a search; `next` is the index of the one that goes on, or -1."
     t = inventory.reset_index(drop=True)
+    t["valid"] = t["valid"].astype(str).str.lower() == "true"
     if "start" not in t:
         t = t.join(parse_names(t["path"], pattern))
     if "duration_s" not in t:
-        t["duration_s"] = (t["nframes"].astype(float) / t["fps"].astype(float)).where(t["valid"].astype(bool))
+        t["duration_s"] = (t["nframes"].astype(float) / t["fps"].astype(float)).where(t["valid"])
     name = t["path"].map(lambda p: PureWindowsPath(p).name)
     t = t[t["group"].notna() & t["day"].notna() & t["camera_id"].notna() & (t["start"] != "") & ~name.str.startswith("._")]
     t = t[["path", "fps", "valid", "duration_s", "group", "day", "camera_id", "start", "end"]].astype({c: "int64" for c in ("group", "day", "camera_id")})
@@ -216,7 +219,8 @@ def event_times_ms(events: pd.DataFrame) -> np.ndarray:
     return events["date"].map(days).to_numpy("int64") + np.rint(events["start_s"].to_numpy(float) * 1000).astype("int64")
 
 # %% ../nbs/02_cameras.ipynb #02-027
-LINKS = ("linked", "camera_id", "video_filename", "video_path", "event_offset_sec", "next_video_path", "segment_fps", "segment_duration_s", "camera_rank", "doubt_s")
+LINKS = ("linked", "camera_id", "video_filename", "video_path", "event_offset_sec",
+         "next_video_path", "segment_fps", "segment_duration_s", "camera_rank", "doubt_s")
 
 def link(
     events: pd.DataFrame,     # as `read_events` gives them
@@ -267,7 +271,8 @@ def _with_links(events, s, paths, at_ms, rank, cameras) -> pd.DataFrame:
     follows = s["next"].to_numpy()
     after = np.where(follows >= 0, paths.to_numpy(dtype=object)[follows], "") if len(paths) else np.array([], dtype=object)
     name_s = (s["end_ms"] - s["start_ms"]).to_numpy() / 1000
-    out = events.assign(linked=True, camera_id=s["camera_id"].to_numpy("int64"), video_filename=[PureWindowsPath(p).name for p in s["path"]], video_path=s["path"].to_numpy(),
+    out = events.assign(linked=True, camera_id=s["camera_id"].to_numpy("int64"),
+                        video_filename=[PureWindowsPath(p).name for p in s["path"]], video_path=s["path"].to_numpy(),
                         event_offset_sec=(at_ms + clock_ms - s["start_ms"].to_numpy()) / 1000, next_video_path=after,
                         segment_fps=s["fps"].where(s["fps"] > 0).to_numpy(float), segment_duration_s=s["duration_s"].to_numpy(float),
                         camera_rank=rank.astype("int64"), doubt_s=np.abs(name_s - s["duration_s"].to_numpy(float)).round(3))
@@ -294,12 +299,13 @@ def why_not(events: pd.DataFrame, at_ms: np.ndarray, seg: pd.DataFrame, cameras:
 # %% ../nbs/02_cameras.ipynb #02-035
 def summarise_links(linked: pd.DataFrame, unlinked: pd.DataFrame) -> pd.DataFrame:
     "Count linked events by group, day and camera, then unlinked ones by reason."
-    good = linked.groupby(["group", "day", "camera_id", "camera_rank"]).agg(
-        events=("event_idx", "size"), segments=("video_filename", "nunique"), largest_doubt_s=("doubt_s", "max"),
-        past_the_end=("event_idx", lambda e: int((linked.loc[e.index, "event_offset_sec"] + linked.loc[e.index, "end_s"] - linked.loc[e.index, "start_s"] > linked.loc[e.index, "segment_duration_s"]).sum()))).reset_index()
+    past = linked["event_offset_sec"] + linked["end_s"] - linked["start_s"] > linked["segment_duration_s"]
+    good = linked.assign(past=past).groupby(["group", "day", "camera_id", "camera_rank"]).agg(
+        events=("event_idx", "size"), segments=("video_filename", "nunique"), past_the_end=("past", "sum"), largest_doubt_s=("doubt_s", "max")).reset_index()
     bad = unlinked.groupby(["group", "day", "reason"]).size().reset_index(name="events")
-    t = pd.concat([good.assign(reason="linked"), bad], ignore_index=True).astype({"camera_id": "Int64", "camera_rank": "Int64", "segments": "Int64", "past_the_end": "Int64"})
-    return t[["group", "day", "reason", "events", "camera_id", "camera_rank", "segments", "past_the_end", "largest_doubt_s"]]
+    whole = dict.fromkeys(("camera_id", "camera_rank", "segments", "past_the_end"), "Int64")
+    t = pd.concat([good.assign(reason="linked"), bad], ignore_index=True).astype(whole)
+    return t[["group", "day", "reason", "events", *whole, "largest_doubt_s"]]
 
 def write_links(
     linked: pd.DataFrame,
@@ -333,7 +339,8 @@ def same_moment(
 ) -> pd.DataFrame: # camera_id, path, at_s (into the file, at the middle of the event), chosen
     "Find the file and the place of an event's middle for every camera of its group and day."
     mine = seg[(seg["group"] == event["group"]) & (seg["day"] == event["day"])]
-    middle_s = (event["end_s"] - event["start_s"]) / 2
+    middle_s, held_s = (event["end_s"] - event["start_s"]) / 2, event["segment_duration_s"] - event["event_offset_sec"]
+    if held_s < middle_s: middle_s = max(held_s, 0) / 2  # the file ends before the event's middle
     rows = []
     for (camera, key), s in mine.groupby(["camera_id", "key"]):
         clock_s = cameras.offset_s(int(event["group"]), int(camera)) if cameras else 0.0
@@ -352,8 +359,9 @@ def camera_sheet(
     *,
     roots: dict[str, str] | None = None, # of paths, see `map_path`
     cameras: Cameras | None = None, # for the clock offsets
-    short_side_px: int = 270,       # of each picture
+    short_side_px: int = 540,       # of each picture
     columns: int = 2,
+    width_in: float = 14.0,         # of the figure, inches
 ): # -> (figure, number of pictures that could be read)
     "Draw the same moment from every camera of a group and day, the chosen one framed."
     moment = same_moment(event, seg, cameras)
@@ -366,7 +374,7 @@ def camera_sheet(
         marks.append(COLOUR["good"] if r.chosen else None)
     rows = [slice(k, k + columns) for k in range(0, len(pictures), columns)]
     title = f"event {event['event_idx']}: {event['behavior']}, group {event['group']}, day {event['day']}, {event['start_time']}, {event['duration_sec']:g} s"
-    return picture_grid([pictures[s] for s in rows], titles=[titles[s] for s in rows], marks=[marks[s] for s in rows], title=title, width_in=4.2 * columns), seen
+    return picture_grid([pictures[s] for s in rows], titles=[titles[s] for s in rows], marks=[marks[s] for s in rows], title=title, width_in=width_in), seen
 
 def _picture(path: str, at_s: float, short_side_px: int):
     try:
@@ -385,6 +393,7 @@ def choose_events(
     turn = order.groupby(["group", "day"]).cumcount()
     return order.assign(turn=turn).sort_values(["turn", "group", "day"], kind="stable").head(n).drop(columns="turn")
 
+# %% ../nbs/02_cameras.ipynb #02-048
 def verify_cameras(
     linked: pd.DataFrame,
     inventory: pd.DataFrame,
@@ -407,5 +416,6 @@ def verify_cameras(
                 tmp.write_bytes(figure_png(figure, dpi=100))
             paths.append(Path(out) / f"event_{event['event_idx']:04d}.png")
     if not readable:
-        raise UserError("no video of these events can be read", where=PureWindowsPath(linked["video_path"].iloc[0]).name, remedy="give a root map, e.g. --root 'OLD=NEW', if the files stand elsewhere on this machine")
+        first = PureWindowsPath(linked["video_path"].iloc[0]).name
+        raise UserError("no video of these events can be read", where=first, remedy="give a root map, e.g. --root 'OLD=NEW', if the files stand elsewhere here")
     return paths

@@ -229,6 +229,7 @@ class GeometryConfig:
 class AugmentConfig:
     "Random changes in training; each is drawn once a clip and applied to all of its frames."
     trivial: bool = True                # TrivialAugment's colour and contrast operations
+    colour: float = 0.2                 # without `trivial`: brightness, contrast and saturation are drawn within 1 plus or minus this
     hflip: float = 0.5                  # probability of a left-right flip
     vflip: float = 0.0                  # probability of an up-down flip (sensible for a camera that looks down)
     rotate_deg: float = 0.0             # a rotation within this many degrees, either way

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['TINY_PARAMETERS', 'TINY_CONFIG', 'STAGES', 'DONE', 'FAILED', 'REQUEUE', 'RUN_HEADING', 'PARTS', 'HEADLINE',
            'PAGE_LIMIT', 'NO_FETCH', 'ANSWERS', 'tiny_notebooks', 'run_begins', 'prepare_notebook', 'redact_tree',
-           'redact_notebook', 'kernel_signals', 'last_words', 'execute', 'run_stages', 'Planned', 'find_folds',
-           'plan_runs', 'worker_command', 'worker_environment', 'handing_on', 'launch_local', 'Need', 'Site',
-           'read_site', 'from_environment', 'sbatch_command', 'submit', 'launch_slurm', 'run_experiments', 'begin_run',
-           'hand_over', 'all_done', 'find_runs', 'run_state', 'stale_reasons', 'collect_runs', 'headline', 'clean_html',
-           'shown_cells', 'slim', 'render_notebook', 'score_cell', 'run_pages', 'copy_pages', 'run_parts',
-           'write_reports', 'lead_sentence', 'best_by_test', 'criteria_table']
+           'redact_notebook', 'kernel_signals', 'worker_environment', 'environment', 'last_words', 'execute',
+           'run_stage', 'run_stages', 'Planned', 'find_folds', 'plan_runs', 'worker_command', 'handing_on',
+           'launch_local', 'Need', 'Site', 'read_site', 'from_environment', 'account', 'sbatch_command', 'submit',
+           'launch_slurm', 'run_experiments', 'begin_run', 'hand_over', 'all_done', 'find_runs', 'run_state',
+           'stale_reasons', 'collect_runs', 'headline', 'clean_html', 'shown_cells', 'slim', 'render_notebook',
+           'score_cell', 'run_pages', 'copy_pages', 'run_parts', 'write_reports', 'lead_sentence', 'best_by_test',
+           'criteria_table']
 
 # %% ../nbs/11_experiments.ipynb #11-003
 import contextlib
@@ -41,21 +42,24 @@ from .core import (SIMULATED, STYLE, Config, RunFolder, UserError, at_root, conf
 # %% ../nbs/11_experiments.ipynb #11-006
 TINY_PARAMETERS = 'experiment = "tiny"\nfold = ""\nseed = 0\nrun_dir = ""\noverrides = []\nsmoke = False'
 TINY_CONFIG = "data: {split_dir: data/split, clips: data/clips.csv, simulated: true}\noptim: {lr: 0.001, epochs: 2, batch_size: 4}\n"
-_TINY_HEAD = "import json, os\nfrom pathlib import Path\nimport numpy as np\nrun, rng = Path(run_dir), np.random.default_rng(seed)\n"
+_TINY_HEAD = "import json, random\nfrom pathlib import Path\nrun = Path(run_dir)\n"
 _TINY_RUN = {
-    "06_train": 'print("epoch 1/2: macro F1 0.51")\n(run / "best.ckpt").write_bytes(b"weights")\n'
-                'two = {"train_loss": [0.6, 0.5], "val_loss": [0.6, 0.6], "val_macro_f1": [0.51, 0.55], "val_tail_recall": [0.3, 0.4]}\n'
-                '(run / "training_history.json").write_text(json.dumps({"epoch": [1, 2], **two}))',
-    "07_eval": 'from crosssuck.core import read_json, write_json, write_text\nfor part, auc in (("metrics", 0.7), ("test_metrics", 0.6)):\n'
-               '    value = float(np.clip(auc + rng.normal(0, 0.05), 0, 1))\n'
-               '    names = ["macro_f1", "roc_auc", "recall_tail", "precision_tail", "f1_tail", "accuracy", "ece"]\n'
-               '    write_json(run / f"metrics/{part}.json", {"n": 60, "support": {"ear": 40, "tail": 20}, "metrics": dict.fromkeys(names, round(value, 3)),\n'
-               '        "confusion_matrix": [[30, 10], [8, 12]], "intervals": {k: {"low": round(value - 0.1, 3), "high": round(value + 0.1, 3), "level": 0.95,\n'
-               '        "method": "bootstrap over bouts", "unit": "bouts", "n_units": 31} for k in names},\n'
-               '        "baselines": {"always_ear": {"macro_f1": 0.4, "roc_auc": 0.5}}, "permutation": {"metric": "roc_auc", "p_value": 0.01, "n": 1000},\n'
-               '        "verdict": f"ROC AUC {value:.2f} on 60 events of 31 bouts."})\n'
-               'for name in ("predictions_agg.csv", "test_predictions.csv"):\n    write_text(run / name, "clip_id,true_label,pred_label,prob_ear,prob_tail\\n")',
-    "08_calibration": 'from crosssuck.core import write_json\nwrite_json(run / "calibration/calibration.json", {"temperature": 1.1})',
+    "06_train": """print("epoch 1/2: macro F1 0.51")
+(run / "best.ckpt").write_bytes(b"weights")
+two = {"train_loss": [0.6, 0.5], "val_loss": [0.6, 0.6], "val_macro_f1": [0.51, 0.55], "val_tail_recall": [0.3, 0.4]}
+(run / "training_history.json").write_text(json.dumps({"epoch": [1, 2], **two}))""",
+    "07_eval": """rng, names = random.Random(seed), ["macro_f1", "roc_auc", "recall_tail", "precision_tail", "f1_tail", "accuracy", "ece"]
+(run / "metrics").mkdir(exist_ok=True)
+for part, center in (("metrics", 0.7), ("test_metrics", 0.6)):
+    value = round(center + rng.uniform(-0.08, 0.08), 3)
+    span = {"low": round(value - 0.1, 3), "high": round(value + 0.1, 3), "level": 0.95, "method": "bootstrap over bouts", "unit": "bouts", "n_units": 31}
+    facts = {"n": 60, "support": {"ear": 40, "tail": 20}, "metrics": dict.fromkeys(names, value), "confusion_matrix": [[30, 10], [8, 12]],
+             "intervals": dict.fromkeys(names, span), "baselines": {"always_ear": {"macro_f1": 0.4, "roc_auc": 0.5}},
+             "permutation": {"metric": "roc_auc", "p_value": 0.01, "n": 1000}, "verdict": f"ROC AUC {value:.2f} on 60 events of 31 bouts."}
+    (run / f"metrics/{part}.json").write_text(json.dumps(facts))
+for name in ("predictions_agg.csv", "test_predictions.csv"):
+    (run / name).write_text("clip_id,true_label,pred_label,prob_ear,prob_tail\\n")""",
+    "08_calibration": '(run / "calibration").mkdir(exist_ok=True)\n(run / "calibration/calibration.json").write_text(json.dumps({"temperature": 1.1}))',
 }
 
 # %% ../nbs/11_experiments.ipynb #11-007
@@ -139,13 +143,13 @@ def redact_notebook(path: str | os.PathLike) -> Path:
 def kernel_signals(
     kernel_id: Callable[[], int | None],  # gives the kernel's process id, None while there is none
 ) -> Iterator[list[int]]: # the signals that came
-    "Hand TERM, USR1 and Ctrl-C on to a kernel as an interrupt of its cell."
+    "Hand TERM and USR1 on to a kernel as TERM, Ctrl-C as an interrupt."
     caught: list[int] = []
     def hand_on(number, frame):
         caught.append(number)
         if pid := kernel_id():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)
+                os.kill(pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
     names = [n for n in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, n)]
     before = {}
     with contextlib.suppress(ValueError):  # only the main thread may listen
@@ -158,6 +162,25 @@ def kernel_signals(
             signal.signal(getattr(signal, n), old)
 
 # %% ../nbs/11_experiments.ipynb #11-021
+def worker_environment() -> dict[str, str]:
+    "Give the environment of a worker and its kernel: this root and library, no export from inside a job, this Python's own kernel."
+    import crosssuck
+    path = os.pathsep.join(p for p in (str(Path(crosssuck.__file__).parents[1]), os.environ.get("PYTHONPATH", "")) if p)
+    return {**os.environ, "CROSSSUCK_ROOT": str(project_root()), "PYTHONPATH": path, "IN_TEST": "1", "JUPYTER_PREFER_ENV_PATH": "1",
+            "PYTHONUNBUFFERED": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+
+@contextlib.contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    "Set environment variables for the time of a block."
+    before = {k: os.environ.get(k) for k in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for k, v in before.items():
+            os.environ.pop(k) if v is None else os.environ.update({k: v})
+
+# %% ../nbs/11_experiments.ipynb #11-023
 def last_words(e: Exception) -> str: # one line
     "Say why a notebook stopped, in the words that a person can use."
     text = str(getattr(e, "evalue", None) or e).strip() or type(e).__name__
@@ -182,8 +205,9 @@ def execute(
     kernels = [] if kernels is None else kernels
     kernels.append(kernel)
     try:
-        papermill.execute_notebook(nb, str(out), parameters, kernel_name="python3", km=kernel, cwd=str(project_root()), progress_bar=False,
-                                   stdout_file=sys.stdout, start_timeout=300, autosave_cell_every=30, extra_arguments=["--IPKernelApp.log_level=40"])
+        with environment(worker_environment()):
+            papermill.execute_notebook(nb, str(out), parameters, kernel_name="python3", km=kernel, cwd=str(project_root()), progress_bar=False,
+                                       stdout_file=sys.stdout, start_timeout=300, autosave_cell_every=30, extra_arguments=["--IPKernelApp.log_level=40"])
         return DONE, ""
     except Exception as e:  # noqa: BLE001, whatever it was, the run must say so
         return REQUEUE if getattr(e, "ename", "") in ("Requeue", "KeyboardInterrupt") else FAILED, redact(last_words(e))
@@ -194,7 +218,30 @@ def execute(
         if Path(out).exists():
             redact_notebook(out)
 
-# %% ../nbs/11_experiments.ipynb #11-024
+# %% ../nbs/11_experiments.ipynb #11-026
+def run_stage(
+    run: RunFolder,
+    stage: str,      # of `STAGES`
+    nbs: Path,       # folder of the notebooks
+    kernels: list,   # takes the kernel while it lives
+) -> tuple[int, str]: # exit code, and the last line of the error
+    "Execute the notebook of one stage with the run's own parameters, and see that it left what it owes."
+    name, owes = STAGES[stage]
+    facts, begun = run.facts(), time.monotonic()
+    run.say(state="running", stage=stage, error=None)
+    print(f"{stage}: begun", flush=True)
+    where = {"experiment": facts["experiment"], "fold": facts.get("fold") or "", "seed": facts["seed"]}
+    code, error = execute(nbs / f"{name}.ipynb", run / f"{name}.ipynb",
+                          {**where, "run_dir": str(run.path), "overrides": facts.get("overrides", []), "smoke": facts.get("smoke", False)}, kernels=kernels)
+    if code == DONE and (missing := [f for f in owes if not (run / f).exists()]):
+        return FAILED, f"{name}.ipynb ended without leaving {', '.join(missing)}"
+    if code == DONE:
+        seconds = round(time.monotonic() - begun, 1)
+        run.say(finished={**run.facts().get("finished", {}), stage: seconds})
+        print(f"{stage}: done in {seconds:.0f} s", flush=True)
+    return code, error
+
+# %% ../nbs/11_experiments.ipynb #11-027
 def run_stages(
     run_dir: str | os.PathLike,        # a run folder with its config.yaml
     stages: Iterable[str] = STAGES,    # which of `train`, `evaluate`, `calibrate`
@@ -212,7 +259,9 @@ def run_stages(
         for stage in stages:
             if stage in run.facts().get("finished", {}):
                 continue
-            code, error = (REQUEUE, "interrupted before this stage") if caught else _run_stage(run, stage, at_root(nbs), kernels)
+            code, error = (REQUEUE, "interrupted before this stage") if caught else run_stage(run, stage, at_root(nbs), kernels)
+            if code == FAILED and caught:  # it ended because it was told to
+                code, error = REQUEUE, f"{signal.Signals(caught[0]).name} came; {error}"
             if code != DONE:
                 run.say(state="failed" if code == FAILED else "interrupted", error=error)
                 print(f"{stage}: {error}", flush=True)
@@ -221,23 +270,7 @@ def run_stages(
         run.finish()
     return DONE
 
-def _run_stage(run: RunFolder, stage: str, nbs: Path, kernels: list) -> tuple[int, str]:
-    name, owes = STAGES[stage]
-    facts, begun = run.facts(), time.monotonic()
-    run.say(state="running", stage=stage, error=None)
-    print(f"{stage}: begun", flush=True)
-    where = {"experiment": facts["experiment"], "fold": facts.get("fold") or "", "seed": facts["seed"]}
-    code, error = execute(nbs / f"{name}.ipynb", run / f"{name}.ipynb",
-                          {**where, "run_dir": str(run.path), "overrides": facts.get("overrides", []), "smoke": facts.get("smoke", False)}, kernels=kernels)
-    if code == DONE and (missing := [f for f in owes if not (run / f).exists()]):
-        return FAILED, f"{name}.ipynb ended without leaving {', '.join(missing)}"
-    if code == DONE:
-        seconds = round(time.monotonic() - begun, 1)
-        run.say(finished={**run.facts().get("finished", {}), stage: seconds})
-        print(f"{stage}: done in {seconds:.0f} s", flush=True)
-    return code, error
-
-# %% ../nbs/11_experiments.ipynb #11-026
+# %% ../nbs/11_experiments.ipynb #11-030
 class Planned(NamedTuple):
     "A run that is not begun."
     config: Config
@@ -252,7 +285,7 @@ def find_folds(config: Config) -> dict[str, Config]: # fold -> config whose spli
     folds = sorted(p.parent.name for p in folder.glob("*/split.json")) if not (folder / "split.json").exists() else []
     return {f: replace(config, data=replace(config.data, split_dir=f"{config.data.split_dir}/{f}")) for f in folds} or {"": config}
 
-# %% ../nbs/11_experiments.ipynb #11-028
+# %% ../nbs/11_experiments.ipynb #11-032
 def plan_runs(
     configs: Iterable[str | os.PathLike], # YAML files
     seeds: Iterable[int],                 # of the training
@@ -287,20 +320,13 @@ def _may_run(run: RunFolder, config: Config, resume: bool, smoke: bool) -> None:
     if bool(run.facts().get("smoke")) != smoke:
         raise UserError("a smoke run and a real one cannot share a folder", where=redact(str(run.path)), remedy="move it away, or give another --runs")
 
-# %% ../nbs/11_experiments.ipynb #11-031
+# %% ../nbs/11_experiments.ipynb #11-035
 def worker_command(run: RunFolder, nbs: str | os.PathLike) -> list[str]:
     "Give the argument list that executes a run in a process of its own."
     code = "import sys; from crosssuck.experiments import run_stages; sys.exit(run_stages(sys.argv[1], nbs=sys.argv[2]))"
     return [sys.executable, "-c", code, str(run.path), str(at_root(nbs))]
 
-def worker_environment() -> dict[str, str]:
-    "Give the environment of a worker: this root and library, no export from inside a job, this Python's own kernel, no window for figures."
-    import crosssuck
-    path = os.pathsep.join(p for p in (str(Path(crosssuck.__file__).parents[1]), os.environ.get("PYTHONPATH", "")) if p)
-    return {**os.environ, "CROSSSUCK_ROOT": str(project_root()), "PYTHONPATH": path, "IN_TEST": "1", "JUPYTER_PREFER_ENV_PATH": "1",
-            "PYTHONUNBUFFERED": "1", "MPLBACKEND": "Agg"}
-
-# %% ../nbs/11_experiments.ipynb #11-033
+# %% ../nbs/11_experiments.ipynb #11-037
 @contextlib.contextmanager
 def handing_on(alive: list[subprocess.Popen], pool: ThreadPoolExecutor) -> Iterator[None]:
     "Stop what waits and what runs when a signal comes, then go the way of Ctrl-C."
@@ -321,7 +347,7 @@ def handing_on(alive: list[subprocess.Popen], pool: ThreadPoolExecutor) -> Itera
         for n, old in before.items():
             signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/11_experiments.ipynb #11-034
+# %% ../nbs/11_experiments.ipynb #11-038
 def launch_local(
     todo: list[RunFolder],
     *,
@@ -341,7 +367,7 @@ def launch_local(
     with ThreadPoolExecutor(jobs) as pool, handing_on(alive, pool):
         return list(pool.map(follow, todo))
 
-# %% ../nbs/11_experiments.ipynb #11-036
+# %% ../nbs/11_experiments.ipynb #11-040
 _closed = ConfigDict(extra="forbid", strict=True)
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:+-]*$")]  # nothing that a shell or sbatch could read as more than a word
 
@@ -371,7 +397,7 @@ class Site:
     report: Need = Need()
     note: str = ""                    # for the reader of the file
 
-# %% ../nbs/11_experiments.ipynb #11-037
+# %% ../nbs/11_experiments.ipynb #11-041
 def read_site(path: str | os.PathLike) -> Site:
     "Read a site profile; an unknown key or a wrong value is named."
     facts = read_yaml(at_root(path))
@@ -393,7 +419,11 @@ def from_environment(
         raise UserError(f"the environment variable {missing[0]} is not set", where=where, remedy=f"export {missing[0]}=…, then submit again")
     return os.path.expandvars(text)
 
-# %% ../nbs/11_experiments.ipynb #11-040
+# %% ../nbs/11_experiments.ipynb #11-044
+def account(site: Site) -> str: # empty where the cluster needs none
+    "Take the account from the environment variable that the profile names."
+    return from_environment(f"${site.account_env}", "site profile, account_env") if site.account_env else ""
+
 def sbatch_command(
     site: Site,
     stage: Literal["train", "evaluate", "report"],
@@ -405,8 +435,7 @@ def sbatch_command(
 ) -> list[str]: # argument list
     "Build the argument list of one submission."
     need: Need = getattr(site, stage)
-    account = from_environment(f"${site.account_env}", "site profile, account_env") if site.account_env else ""
-    options = {"job-name": f"crosssuck-{stage}", "account": account, "partition": need.partition or site.partition, "qos": need.qos or site.qos,
+    options = {"job-name": f"crosssuck-{stage}", "account": account(site), "partition": need.partition or site.partition, "qos": need.qos or site.qos,
                "gres": f"gpu:{need.gpus}" if need.gpus else "", "cpus-per-task": need.cpus, "mem": f"{need.mem_gb}G", "time": need.time,
                "array": f"0-{n - 1}%{site.max_running}" if n else "", "dependency": after, "kill-on-invalid-dep": "yes" if after else "",
                "chdir": project_root(), "output": str(jobs_dir).replace("%", "%%") + ("/%x_%A_%a.out" if n else "/%x_%j.out"),
@@ -414,7 +443,7 @@ def sbatch_command(
     there = {"CROSSSUCK_ROOT": project_root(), "CROSSSUCK_ACTIVATE": site.activate, "CROSSSUCK_MODULES": " ".join(site.modules)}
     return ["env", *(f"{k}={v}" for k, v in there.items()), "sbatch", "--parsable", *(f"--{k}={v}" for k, v in options.items() if v != ""), str(project_root() / "slurm" / f"{stage}.sbatch"), *arguments]
 
-# %% ../nbs/11_experiments.ipynb #11-042
+# %% ../nbs/11_experiments.ipynb #11-046
 def submit(command: list[str]) -> str: # job id
     "Submit one job and give its id; sbatch's own words where it refuses."
     if not shutil.which("sbatch"):
@@ -456,7 +485,7 @@ def launch_slurm(
             raise
     return jobs
 
-# %% ../nbs/11_experiments.ipynb #11-044
+# %% ../nbs/11_experiments.ipynb #11-048
 def run_experiments(
     configs: Iterable[str | os.PathLike],     # YAML files of experiments
     seeds: Iterable[int] = (42,),             # of the training
@@ -476,6 +505,8 @@ def run_experiments(
     if launcher == "slurm" and site is None:
         raise UserError("no site profile", where="--launcher slurm", remedy="add --site slurm/sites/NAME.yaml")
     profile = read_site(site) if launcher == "slurm" else None
+    if profile:
+        account(profile)  # a missing one is said before a folder is made
     root = at_root(runs or (from_environment(profile.runs, f"{site}, runs") if profile else "runs"))
     overrides = list(overrides)
     plan = plan_runs(configs, seeds, overrides=overrides, resume=resume, runs=root, smoke=smoke)
@@ -490,7 +521,7 @@ def run_experiments(
         all_done(folders)
     return folders
 
-# %% ../nbs/11_experiments.ipynb #11-045
+# %% ../nbs/11_experiments.ipynb #11-049
 def begin_run(root: Path, plan: Planned, *, resume: bool = False, overrides: list[str] | None = None, smoke: bool = False) -> RunFolder:
     "Make or reopen a run folder and write down where it comes from."
     run = open_run(root, plan.config, plan.seed, fold=plan.fold or None, resume=resume)
@@ -518,7 +549,7 @@ def all_done(runs: list[RunFolder]) -> None:
         first = f"{bad[0].name} at {facts.get('stage', 'the start')}: {facts.get('error') or 'its process ended without a word'}"
         raise UserError(f"{len(bad)} of {len(runs)} runs did not finish; {first}", remedy="its notebook shows the cell; mend it, then run the same command with --resume")
 
-# %% ../nbs/11_experiments.ipynb #11-052
+# %% ../nbs/11_experiments.ipynb #11-056
 PARTS = {"val": ("validation", "metrics/metrics.json"), "test": ("test", "metrics/test_metrics.json")}
 HEADLINE = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "recall_tail": "tail recall"}
 
@@ -552,7 +583,7 @@ def stale_reasons(run: RunFolder, configs: str | os.PathLike = "configs") -> lis
     reasons += [f"{f} was changed after the run" for f, h in small.items() if not (run / f).exists() or sha256_file(run / f) != h]
     return reasons
 
-# %% ../nbs/11_experiments.ipynb #11-054
+# %% ../nbs/11_experiments.ipynb #11-058
 def collect_runs(
     runs: str | os.PathLike = "runs",
 ) -> pd.DataFrame: # a row a run: what it is, its state, its headline metrics with their intervals
@@ -579,7 +610,7 @@ def headline(run: RunFolder) -> dict:
             out |= {f"{part}_{metric}{end}": float("nan") if v is None else float(v) for end, v in zip(("", "_low", "_high"), values, strict=True)}
     return out
 
-# %% ../nbs/11_experiments.ipynb #11-057
+# %% ../nbs/11_experiments.ipynb #11-061
 PAGE_LIMIT = 5_000_000  # bytes
 NO_FETCH = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page's own rule: no script, no request
 _FOLDED = """{%- extends 'basic/index.html.j2' -%}
@@ -599,7 +630,7 @@ nav { font-size: .9rem; } @media print { details.code, nav { display: none; } } 
 {% if notice %}<p class="notice">{{ notice }}</p>{% endif %}{{ body }}</body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-058
+# %% ../nbs/11_experiments.ipynb #11-062
 _TAGS = ("a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small span strong style "
          "sub summary sup table tbody td tfoot th thead tr u ul").split()
 
@@ -615,7 +646,7 @@ def clean_html(
     css = CSSSanitizer()
     return Markup(bleach.clean(str(text), tags=_TAGS, attributes=allowed, protocols=["http", "https", "data"], css_sanitizer=css))
 
-# %% ../nbs/11_experiments.ipynb #11-060
+# %% ../nbs/11_experiments.ipynb #11-064
 def shown_cells(nb, where: object) -> list: # cells of the part `# Run`, without directives
     "Take the cells that a reader sees: from `# Run` on, without its heading and without nbdev's directives."
     import nbformat
@@ -631,6 +662,7 @@ def shown_cells(nb, where: object) -> list: # cells of the part `# Run`, without
                     output.setdefault("metadata", {}).setdefault("image/png", {}).setdefault("alt", "figure")
     return cells
 
+# %% ../nbs/11_experiments.ipynb #11-065
 def slim(cells: list, limit: int = PAGE_LIMIT) -> None:
     "Leave out the largest pictures until the rest fits, and say so in their place."
     pictures = sorted(((len(o.data["image/png"]), o) for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})), key=lambda p: -p[0])
@@ -663,7 +695,7 @@ def render_notebook(
                             body=Markup(body), notice=SIMULATED if simulated else "")
     return write_text(out, page)
 
-# %% ../nbs/11_experiments.ipynb #11-064
+# %% ../nbs/11_experiments.ipynb #11-069
 def score_cell(
     facts: dict,   # a metrics.json
     metric: str,   # e.g. "roc_auc"
@@ -676,7 +708,7 @@ def score_cell(
             "interval": f"{interval['low']:.2f} to {interval['high']:.2f}" if interval.get("low") is not None else "",
             "baseline": f"{best.replace('_', ' ')} {rivals[best]:.3f}" if best else ""}
 
-# %% ../nbs/11_experiments.ipynb #11-067
+# %% ../nbs/11_experiments.ipynb #11-072
 _INDEX = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{{ rule }}"><title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}
@@ -707,7 +739,7 @@ body { max-width: 84rem; } .small { font-size: .8rem; color: #666; } td.num { wh
 </body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-068
+# %% ../nbs/11_experiments.ipynb #11-073
 def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of the link, address relative to the index)
     "Render the executed notebooks of a run beside the index; one that never came to its run part is left out."
     folder, links = run.name.replace("/", "_"), []
@@ -733,7 +765,7 @@ def copy_pages(extras: Iterable[str | os.PathLike], out: Path) -> list[dict]: # 
             pages.append({"href": href, "title": html.unescape(title[1]) if title else page.stem, "folder": "/".join(page.relative_to(folder.parent).parts[:-1])})
     return pages
 
-# %% ../nbs/11_experiments.ipynb #11-069
+# %% ../nbs/11_experiments.ipynb #11-074
 def run_parts(run: RunFolder) -> list[dict]: # a row of the index for validation, one for test
     "Give what the index shows of a finished run."
     parts = []
@@ -768,7 +800,7 @@ def write_reports(
                          criteria=criteria_table(finished), chosen=best_by_test(finished), pages=copy_pages(extras, out))
     return write_text(out / "index.html", redact(page))
 
-# %% ../nbs/11_experiments.ipynb #11-070
+# %% ../nbs/11_experiments.ipynb #11-075
 def lead_sentence(table: pd.DataFrame) -> str:
     "Count the runs for the first line of the index."
     count = table.state.value_counts() if len(table) else pd.Series(dtype=int)
@@ -786,7 +818,7 @@ def best_by_test(runs: list[RunFolder]) -> str:
     return (f"The January plan's rule, highest tail F1 on test, would choose {best} ({known[best]:.3f} of {len(known)} runs). It is not followed: "
             "who chooses on the test set has no test set left.")
 
-# %% ../nbs/11_experiments.ipynb #11-071
+# %% ../nbs/11_experiments.ipynb #11-076
 ANSWERS = {"met": "met", "not met": "not", "cannot be told": "tell"}  # how the lab's criteria are answered, and the colour's name
 
 def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (criterion, what is asked, an answer a run)

@@ -10,13 +10,12 @@ __all__ = ['MODES', 'BITS_PER_PIXEL', 'PAD_S', 'LEAST_S', 'EARLY_S', 'CLIP_COLUM
 # %% ../nbs/03_extraction.ipynb #03-003
 import contextlib
 import functools
-import glob
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -88,6 +87,7 @@ def plan_clips(
         raise UserError(f"none of the {plan.video.nunique()} videos is there", where=plan.video.iloc[0], remedy="mount the drive, or map its root with --root OLD=NEW")
     return plan
 
+# %% ../nbs/03_extraction.ipynb #03-015
 def _plan_row(row: dict, how: Mode, roots: dict[str, str]) -> dict:
     idx, behavior = int(row["event_idx"]), re.sub(r"\W", "-", str(row["behavior"]))
     plan = dict(event_idx=idx, name=f"evt_{idx:04d}_{behavior}", video=_here(row["video_path"], roots), next_video="", event_s=np.nan, event_end_s=np.nan, from_s=np.nan,
@@ -103,6 +103,7 @@ def _plan_row(row: dict, how: Mode, roots: dict[str, str]) -> dict:
     except UserError as e:
         return plan | {"fault": str(e)}
 
+# %% ../nbs/03_extraction.ipynb #03-016
 def _here(path: str, roots: dict[str, str]) -> str:
     path = map_path(str(path), roots)
     return path if PureWindowsPath(path).drive or not path else str(at_root(path))
@@ -112,30 +113,30 @@ def _span_of(plan: dict, how: Mode, event_s: float, length_s: float, following: 
     runs_over = bool(following) and event_s + length_s + PAD_S > info.duration_s and Path(following).is_file()
     from_s, to_s, next_to_s = clip_span(event_s, event_s + length_s, info.duration_s, probe(following).duration_s if runs_over else 0.0)
     scale = min(1.0, (how.short_side_px or 1e9) / min(info.width_px, info.height_px))
-    width, height = (info.width_px, info.height_px) if scale == 1 else (2 * round(side * scale / 2) for side in (info.width_px, info.height_px))
+    width, height = (side if how.crf is None else 2 * round(side * scale / 2) for side in (info.width_px, info.height_px))
     clip_s = to_s - from_s + next_to_s
     pixels = clip_s * info.fps * np.array([width * height, info.width_px * info.height_px])
     size = Path(plan["video"]).stat().st_size / info.duration_s * (clip_s + 2) if how.crf is None else pixels[0] * BITS_PER_PIXEL / 8
-    found = dict(next_video=following if next_to_s else "", event_s=event_s, event_end_s=event_s + length_s, from_s=from_s, to_s=to_s, next_to_s=next_to_s, length_s=clip_s, width_px=width,
-                 height_px=height, bytes_estimate=size, core_s_estimate=0.3 + pixels[1] / 1e6 * how.core_s_per_megapixel)
+    found = dict(next_video=following if next_to_s else "", event_s=event_s, event_end_s=event_s + length_s, from_s=from_s, to_s=to_s,
+                 next_to_s=next_to_s, length_s=clip_s, width_px=width, height_px=height, bytes_estimate=size, core_s_estimate=0.3 + pixels[1] / 1e6 * how.core_s_per_megapixel)
     sources = [(Path(v).name, Path(v).stat().st_size) for v in (plan["video"], found["next_video"]) if v]
     seconds = [round(s, 4) for s in (event_s, from_s, to_s, next_to_s)]
     return found | {"recipe": hash_facts([1, how.name, how.crf, how.preset, how.key_frame_s, plan["name"], sources, seconds, width, height])}
 
-# %% ../nbs/03_extraction.ipynb #03-016
+# %% ../nbs/03_extraction.ipynb #03-018
 def plan_summary(
     plan: pd.DataFrame,     # as `plan_clips` gives it
 ) -> dict: # clips, faults, video_hours, gigabytes, hours (on this machine, all cores)
     "Sum a plan up: how much, how large, how long."
     good = plan[plan.fault == ""]
-    return {"clips": len(good), "faults": len(plan) - len(good), "video_hours": round(good.length_s.sum() / 3600, 3), "gigabytes": round(good.bytes_estimate.sum() / 1e9, 3),
-            "hours": round(good.core_s_estimate.sum() / cores() / 3600, 3)}
+    sums = {"video_hours": good.length_s.sum() / 3600, "gigabytes": good.bytes_estimate.sum() / 1e9, "hours": good.core_s_estimate.sum() / cores() / 3600}
+    return {"clips": len(good), "faults": len(plan) - len(good)} | {k: round(float(v), 4) for k, v in sums.items()}
 
 def cores() -> int:
     "Count the processor cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-# %% ../nbs/03_extraction.ipynb #03-019
+# %% ../nbs/03_extraction.ipynb #03-021
 def frame_times(
     path: str | os.PathLike,
     from_s: float = 0.0,    # seconds after the first frame
@@ -165,14 +166,13 @@ def _packets(container, stream, start_s: float, to_s: float) -> Iterator[tuple[f
             return
         yield float(packet.pts * stream.time_base) - start_s, packet.is_keyframe
 
-# %% ../nbs/03_extraction.ipynb #03-022
+# %% ../nbs/03_extraction.ipynb #03-024
 EARLY_S = 0.001 # FFmpeg is sent this much before the first frame, so that rounding cannot lose it
 
 @dataclass(frozen=True)
 class Promise:
     "What a clip will hold."
     first_s: float          # time of the first frame in its segment
-    seek_s: float | None    # where FFmpeg is sent, in the file's own time; None: the beginning
     n_first: int            # frames from the event's own segment
     n_frames: int           # frames in all
     times_s: np.ndarray     # (n_frames,) time of each on the clip's timeline, ascending
@@ -182,25 +182,25 @@ def promise(
     how: Mode,
 ) -> Promise:
     "Work out the frames of a clip from the packets of its source."
-    info = probe(cut.video)
-    times = frame_times(cut.video, cut.from_s, cut.to_s)[0]
-    if how.crf is None:
-        last = np.flatnonzero(times < cut.to_s - 1e-6).max(initial=-1)
-        mine = times[:last + 1]
-    else:
-        mine = np.sort(times[(times >= cut.from_s - 1e-6) & (times < cut.to_s - 1e-6)])
+    info, copied = probe(cut.video), how.crf is None
+    mine = _taken(cut.video, cut.from_s, cut.to_s, copied)
     if not len(mine) or mine.max() < cut.to_s - 2:
         have = f"end at {mine.max():.1f} s" if len(mine) else "hold nothing there"
         raise UserError(f"its frames {have}, {cut.from_s:.1f} s to {cut.to_s:.1f} s are wanted", where=cut.video, remedy="the segment is damaged: copy it again")
-    first_s = float(mine[0])
-    rest = np.empty(0)
-    if cut.next_video:
-        rest = np.sort(frame_times(cut.next_video, 0, cut.next_to_s)[0])
-        rest = rest[rest < cut.next_to_s - 1e-6] + info.duration_s
-    seek_s = None if first_s < 1e-4 else info.start_s + first_s - EARLY_S
-    return Promise(first_s, seek_s, len(mine), len(mine) + len(rest), np.concatenate([np.sort(mine), rest]) - first_s)
+    rest = _taken(cut.next_video, 0, cut.next_to_s, copied) if cut.next_video else np.empty(0)
+    return Promise(float(mine[0]), len(mine), len(mine) + len(rest), np.concatenate([np.sort(mine), np.sort(rest) + info.duration_s]) - mine[0])
 
-# %% ../nbs/03_extraction.ipynb #03-025
+def _taken(path: str, from_s: float, to_s: float, copied: bool) -> np.ndarray:
+    "Times of the frames to take; a copy goes on until no frame between two others is left out."
+    times = frame_times(path, from_s, to_s + 2)[0]
+    if not copied:
+        return np.sort(times[(times >= from_s - 1e-6) & (times < to_s - 1e-6)])
+    last = np.flatnonzero(times < to_s - 1e-6).max(initial=-1)
+    later = np.append(np.minimum.accumulate(times[::-1])[::-1][1:], np.inf)
+    whole = np.flatnonzero(np.maximum.accumulate(times) < later)
+    return times[:whole[whole >= last].min(initial=len(times) - 1) + 1]
+
+# %% ../nbs/03_extraction.ipynb #03-027
 def ffmpeg_commands(
     cut,                # a row of the plan
     how: Mode,
@@ -208,40 +208,47 @@ def ffmpeg_commands(
     target: Path,       # temporary name of the clip; what a copy from two files needs is put beside it
     threads: int = 1,   # of decoder and encoder
 ) -> list[list[str]]: # the commands, to be run in order
-    "Write the ffmpeg command of a clip; a copy from two files takes two."
-    begin = [] if promised.seek_s is None else ["-seek_timestamp", "1", "-ss", f"{promised.seek_s:.6f}"]
+    "Write the ffmpeg command of a clip; a copy from two files takes three."
     if how.crf is not None:
-        return [_command(_encoding(cut, how, begin, str(threads)), promised.n_frames, target)]
-    copying = ["-map", "0:v:0", "-c", "copy", "-avoid_negative_ts", "disabled"]
-    exact = [*begin, "-i", cut.video, *copying, "-copypriorss", "0", "-output_ts_offset", f"{-EARLY_S if begin else 0:.6f}"]
+        return [_command(_encoding(cut, how, promised, str(threads)), promised.n_frames, target)]
     if not cut.next_video:
-        return [_command(exact, promised.n_frames, target)]
-    head = target.with_suffix(".head.mp4")
-    joined = ["-f", "concat", "-safe", "0", "-i", str(_two_files(cut, promised, head)), *copying]
-    return [_command(exact, promised.n_first, head), _command(joined, promised.n_frames, target)]
+        return [_command(_copying(cut.video, promised.first_s), promised.n_frames, target)]
+    head, tail = target.with_suffix(".head.mp4"), target.with_suffix(".tail.mp4")
+    joined = ["-f", "concat", "-safe", "0", "-i", str(_two_files(cut, promised, head, tail)), "-map", "0:v:0", "-c", "copy", "-avoid_negative_ts", "disabled"]
+    return [_command(_copying(cut.video, promised.first_s), promised.n_first, head), _command(_copying(cut.next_video, 0), promised.n_frames - promised.n_first, tail),
+            _command(joined, promised.n_frames, target)]
 
+def _seek(video: str, first_s: float) -> list[str]:
+    return ["-seek_timestamp", "1", "-ss", f"{probe(video).start_s + first_s - EARLY_S:.6f}"]
+
+def _copying(video: str, first_s: float) -> list[str]:
+    return [*_seek(video, first_s), "-i", video, "-map", "0:v:0", "-c", "copy", "-copypriorss", "0",
+            "-output_ts_offset", f"{-EARLY_S:.6f}", "-avoid_negative_ts", "disabled"]
+
+# %% ../nbs/03_extraction.ipynb #03-028
 def _command(middle: list[str], n_frames: int, target: Path) -> list[str]:
-    return [find_ffmpeg(), "-nostdin", "-y", "-v", "error", *middle, "-frames:v", str(n_frames), "-an", "-sn", "-dn", "-map_metadata", "-1", "-movflags", "+faststart", str(target)]
+    return [find_ffmpeg(), "-nostdin", "-y", "-v", "error", *middle, "-frames:v", str(n_frames), "-an", "-sn", "-dn",
+            "-map_metadata", "-1", "-movflags", "+faststart", str(target)]
 
-def _encoding(cut, how: Mode, begin: list[str], threads: str) -> list[str]:
+def _encoding(cut, how: Mode, promised: Promise, threads: str) -> list[str]:
     chain = f"setpts=PTS-STARTPTS,scale={cut.width_px}:{cut.height_px}:flags=area,setsar=1"
     read = ["-threads", threads, "-noautorotate"]
-    source, graph = [*read, *begin, "-i", cut.video], f"[0:v:0]{chain}[out]"
+    source, graph = [*read, *_seek(cut.video, promised.first_s), "-i", cut.video], f"[0:v:0]{chain}[out]"
     if cut.next_video:
         source, graph = [*source, *read, "-i", cut.next_video], f"[0:v:0]{chain}[a];[1:v:0]{chain}[b];[a][b]concat=n=2:v=1[out]"
     key_frames = ["-g", str(max(1, round(how.key_frame_s * probe(cut.video).fps)))] if how.key_frame_s else []
     return [*source, "-filter_complex", graph, "-map", "[out]", "-c:v", "libx264", "-preset", how.preset, "-crf", str(how.crf), "-pix_fmt", "yuv420p", *key_frames,
             "-threads", threads, *_pass_through(find_ffmpeg()), "-enc_time_base", "1:90000", "-video_track_timescale", "90000"]
 
-def _two_files(cut, promised: Promise, head: Path) -> Path:
-    "Write the list that joins the end of one segment, already cut, to the next."
+# %% ../nbs/03_extraction.ipynb #03-029
+def _two_files(cut, promised: Promise, head: Path, tail: Path) -> Path:
+    "Write the list that joins the end of one segment and the beginning of the next, both already cut."
     first, second = probe(cut.video), probe(cut.next_video)
     kinds = [(i.codec, i.width_px, i.height_px) for i in (first, second)]
     if kinds[0] != kinds[1]:
         raise UserError(f"{kinds[1]} follows {kinds[0]}", where=cut.next_video, remedy="these cannot be copied into one clip: use archive or proxy")
-    head_file, next_file = (Path(v).resolve().as_posix().replace("'", r"'\''") for v in (head, cut.next_video))
     listing = head.with_suffix(".txt")
-    listing.write_text(f"ffconcat version 1.0\nfile '{head_file}'\nduration {first.duration_s - promised.first_s:.6f}\nfile '{next_file}'\n", encoding="utf-8")
+    listing.write_text(f"ffconcat version 1.0\nfile {head.name}\nduration {first.duration_s - promised.first_s:.6f}\nfile {tail.name}\n", encoding="utf-8")
     return listing
 
 @functools.lru_cache
@@ -251,7 +258,7 @@ def _pass_through(ffmpeg: str) -> tuple[str, str]:
     version = re.search(r"version n?(\d+)\.(\d+)", words)
     return ("-vsync", "passthrough") if version and tuple(map(int, version.groups())) < (5, 1) else ("-fps_mode", "passthrough")
 
-# %% ../nbs/03_extraction.ipynb #03-028
+# %% ../nbs/03_extraction.ipynb #03-032
 def cut_clip(
     cut,                        # a row of the plan
     how: Mode,
@@ -267,16 +274,17 @@ def cut_clip(
             said = " | ".join(filter(None, [run_ffmpeg(c, cut.video) for c in ffmpeg_commands(cut, how, promised, part, threads)]))
             broken_promise(part, cut, how, promised)
         finally:
-            for beside in part.parent.glob(glob.escape(part.stem) + ".head.*"): beside.unlink(missing_ok=True)
+            for beside in (".head.mp4", ".tail.mp4", ".head.txt"): part.with_suffix(beside).unlink(missing_ok=True)
         info, source = probe(part), probe(cut.video)
         missing_s = cut.event_end_s - promised.first_s - info.duration_s
         if missing_s > 0.5: said = f"the recording ends {missing_s:.1f} s before the event does; {said}".rstrip("; ")
-        facts = dict(clip_path=clip.name, clip_event_offset_s=round(cut.event_s - promised.first_s, 6), clip_duration_s=round(info.duration_s, 6), clip_fps=round(info.fps, 6),
-                     clip_width_px=info.width_px, clip_height_px=info.height_px, source_width_px=source.width_px, source_height_px=source.height_px,
-                     clip_mode=how.name, recipe=cut.recipe, status="ok", error=said, bytes=part.stat().st_size)
+        facts = dict(clip_path=clip.name, clip_event_offset_s=round(cut.event_s - promised.first_s, 6), clip_duration_s=round(info.duration_s, 6),
+                     clip_fps=round(info.fps, 6), clip_width_px=info.width_px, clip_height_px=info.height_px,
+                     source_width_px=source.width_px, source_height_px=source.height_px, clip_mode=how.name, recipe=cut.recipe, status="ok", error=said, bytes=part.stat().st_size)
     write_json(recipe_path(clip), facts)
     return facts
 
+# %% ../nbs/03_extraction.ipynb #03-033
 def recipe_path(clip: Path) -> Path:
     "Name the recipe of a clip."
     return clip.with_suffix(".recipe.json")
@@ -295,7 +303,7 @@ def run_ffmpeg(
         raise UserError(f"ffmpeg ended with code {done.returncode}: {said or 'no words'}", where=source)
     return said
 
-# %% ../nbs/03_extraction.ipynb #03-029
+# %% ../nbs/03_extraction.ipynb #03-034
 def broken_promise(
     clip: Path,         # the new file
     cut,                # the row of the plan it was made from
@@ -316,7 +324,7 @@ def broken_promise(
     if how.crf is None and not np.array_equal(read_frames(clip, [0], short_side_px=90)[0], read_frames(cut.video, [promised.first_s], short_side_px=90)[0]):
         refuse("begins at another frame than planned")
 
-# %% ../nbs/03_extraction.ipynb #03-034
+# %% ../nbs/03_extraction.ipynb #03-039
 CLIP_COLUMNS = pa.DataFrameSchema({
     "clip_path": pa.Column(str, pa.Check.str_matches(r"^(?!/|[A-Za-z]:)[^\\]*$")),  # relative to clips.csv, with forward slashes; empty where it failed
     "clip_event_offset_s": pa.Column(float, pa.Check.ge(-0.5), nullable=True),      # start of the event on the clip's timeline
@@ -329,6 +337,7 @@ CLIP_COLUMNS = pa.DataFrameSchema({
     "error": pa.Column(str),                                                        # why it failed; or what ffmpeg remarked
 })
 
+# %% ../nbs/03_extraction.ipynb #03-040
 def extract(
     linked: pd.DataFrame,               # linked events
     out: str | os.PathLike,             # folder for the clips and clips.csv
@@ -354,7 +363,7 @@ def extract(
     write_csv(out / "clips.csv", table)
     return table
 
-# %% ../nbs/03_extraction.ipynb #03-035
+# %% ../nbs/03_extraction.ipynb #03-041
 def finished(
     cut,            # a row of the plan
     out: Path,      # folder of the clips
@@ -373,6 +382,7 @@ def _sweep(out: Path, names: set[str]) -> None:
             with contextlib.suppress(OSError):
                 p.unlink()
 
+# %% ../nbs/03_extraction.ipynb #03-042
 def _cut_all(todo: pd.DataFrame, how: Mode, out: Path, workers: int) -> Iterator[tuple]:
     "Cut in parallel; yields (row of the plan, facts). A full disk ends everything."
     threads = max(1, cores() // max(1, min(workers, len(todo))))

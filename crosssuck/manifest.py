@@ -58,7 +58,8 @@ def parse_date(
     if isinstance(value, dt.date): return value
     if isinstance(value, (int, float)):
         return dt.date(1899, 12, 30) + dt.timedelta(days=int(value)) if 30000 < value < 80000 else None
-    m = re.fullmatch(r"(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<y>\d{4}|\d{2})", text := str(value).strip()) or re.fullmatch(r"(?P<y>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})", text)
+    written = (r"(?P<m>\d{1,2})/(?P<d>\d{1,2})/(?P<y>\d{4}|\d{2})", r"(?P<y>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})")
+    m = next((m for form in written if (m := re.fullmatch(form, str(value).strip()))), None)
     try:
         year = int(m["y"]) + 2000 * (len(m["y"]) == 2) if m else 0
         return dt.date(year, int(m["m"]), int(m["d"])) if year >= 1900 else None
@@ -189,7 +190,8 @@ class Quarantine:
            ) -> None:
         "Put down a cell."
         value = sheet.cells.at[row, column] if column else ""
-        self.rows.append((sheet.name, row, sheet.titles.get(column, column), f"{sheet.letters[column]}{row}" if column else "", show_cell(value), reason, action, kind))
+        cell = f"{sheet.letters[column]}{row}" if column else ""
+        self.rows.append((sheet.name, row, sheet.titles.get(column, column), cell, show_cell(value), reason, action, kind))
 
     def table(self) -> pd.DataFrame:
         "Give the quarantine as a table, what needs a person first."
@@ -236,7 +238,8 @@ def _squash(x: object) -> str: return " ".join(str(x).split()).casefold()
 def _get_sheet(book, name: str, path: str | os.PathLike):
     found = [s for s in book.worksheets if _squash(s.title) == _squash(name)]
     if not found:
-        raise UserError(f"no sheet {name!r}", where=path, remedy=f"rename it, or name it in the rules; the workbook has {', '.join(repr(s.title) for s in book.worksheets)}")
+        there = ", ".join(repr(s.title) for s in book.worksheets)
+        raise UserError(f"no sheet {name!r}", where=path, remedy=f"rename it, or name it in the rules; the workbook has {there}")
     rows = [[None if c is None or not str(c).strip() else c for c in row] for row in found[0].iter_rows(values_only=True)]
     if not any(c is not None for row in rows for c in row):
         raise UserError("the sheet is empty", where=f"{path}, sheet {found[0].title!r}", remedy="fill it, or name another sheet in the rules")
@@ -245,7 +248,8 @@ def _get_sheet(book, name: str, path: str | os.PathLike):
 def _find_columns(header: list, titles: dict[str, str], where: str) -> dict[str, int]:
     at = {ours: [i for i, h in enumerate(header) if h is not None and _squash(h) == _squash(title)] for ours, title in titles.items()}
     if missing := [titles[ours] for ours, found in at.items() if not found]:
-        raise UserError(f"no column {', '.join(map(repr, missing))}", where=where, remedy=f"rename it, or map it in the rules; the first row has {', '.join(repr(str(h)) for h in header if h is not None)}")
+        there = ", ".join(repr(str(h)) for h in header if h is not None)
+        raise UserError(f"no column {', '.join(map(repr, missing))}", where=where, remedy=f"rename it, or map it in the rules; the first row has {there}")
     if twice := [titles[ours] for ours, found in at.items() if len(found) > 1]:
         raise UserError(f"column {twice[0]!r} stands there twice", where=where, remedy="rename or remove one of them")
     return {ours: found[0] for ours, found in at.items()}
@@ -283,7 +287,7 @@ def ord_letter(letter: str) -> int:
 
 # %% ../nbs/01_manifest.ipynb #01-031
 def parse_text(value: object) -> str:
-    "Read a text or an ID; 5681.0 is the ID 5681, and blanks around it are no part of it."
+    "Read a text or an ID; 3110.0 is the ID 3110, and blanks around it are no part of it."
     return str(int(value)) if isinstance(value, float) and value % 1 == 0 else str(value).strip()
 
 _text = (parse_text, (str, int, float), "a text", parse_text)
@@ -304,7 +308,8 @@ def read_column(sheet: Sheet, column: str, quarantine: Quarantine) -> pd.Series:
     for row, cell in sheet.cells[column].items():
         values[row] = value = None if cell is None else parse(cell)
         if value is not None and not isinstance(cell, plain):
-            quarantine.add("repaired", sheet, row, column, f"{'text' if isinstance(cell, str) else 'a number'} where {form} should be", f"read as {write(value)}")
+            found = "text" if isinstance(cell, str) else "another type"
+            quarantine.add("repaired", sheet, row, column, f"{found} where {form} should be", f"read as {write(value)}")
         elif isinstance(cell, str) and isinstance(value, str) and value != cell:
             quarantine.add("repaired", sheet, row, column, "blanks around the text", f"read as {value!r}")
     return pd.Series(values, dtype=object, index=sheet.cells.index)
@@ -363,7 +368,8 @@ def read_span(
         quarantine.add("doubted", sheet, row, "end_time", "no end can be read", "taken from start and duration")
     conflict = between.notna() & ((between - duration).abs() > 1e-3)
     for row in t.index[conflict]:
-        quarantine.add("doubted", sheet, row, "end_time", "end - start is not the duration", f"the duration of {duration[row]:g} s is kept; flagged time_conflict")
+        kept = f"the duration of {duration[row]:g} s is kept, not {between[row]:g} s"
+        quarantine.add("doubted", sheet, row, "end_time", "end - start is not the duration", f"{kept}; flagged time_conflict")
     return pd.DataFrame({"start_s": start, "duration_sec": duration, "end_time": end.fillna(start + duration), "conflict": conflict})
 
 # %% ../nbs/01_manifest.ipynb #01-040
@@ -381,7 +387,7 @@ def read_rows(
     "Read the rows of a sheet as events; a row without group, day, date, time or behaviour is rejected."
     raw = pd.DataFrame({c: read_column(sheet, c, quarantine) for c in FORMS})
     span, words = read_span(sheet, raw, quarantine), read_meanings(sheet, raw, rules, quarantine, behavior)
-    known = {**{c: raw[c].notna() for c in ("group", "day", "date", "start_time")}, "duration_sec": span.duration_sec.notna(), "behavior": words.behavior.notna()}
+    known = {c: t[c].notna() for c, t in (*((c, raw) for c in ("group", "day", "date", "start_time")), ("duration_sec", span), ("behavior", words))}
     for column, good in known.items():
         for row in good.index[~good]:
             empty = sheet.cells.at[row, column] is None
@@ -392,7 +398,7 @@ def read_rows(
                  date=t["date"].map(format_date), start_time=t["start_s"].map(format_time), end_time=t["end_time"].map(format_time),
                  end_s=t["start_s"] + t["duration_sec"] + RESOLUTION_S, note=join_notes(sheet.cells.loc[t.index], rules.notes))
     whole = "int64" if (t["duration_sec"] % 1 == 0).all() else "float64"
-    kinds = dict.fromkeys(("event_idx", "group", "day"), "int64") | dict.fromkeys(("start_s", "end_s", "other_class_overlap_s"), "float64") | {"duration_sec": whole}
+    kinds = {"duration_sec": whole, **dict.fromkeys(("event_idx", "group", "day"), "int64"), **dict.fromkeys(("start_s", "end_s", "other_class_overlap_s"), "float64")}
     t[["initiator_id", "receiver_id"]] = t[["initiator_id", "receiver_id"]].fillna("")
     return t[list(EVENT_COLUMNS)].astype({c: kinds.get(c, str) for c in EVENT_COLUMNS})
 
@@ -479,8 +485,10 @@ def flag_events(
     for row in e.index[e["date"] != usual]:
         doubt(row, "date", "date_conflict", "another date than the rest of its group and day", f"kept; the rest has {usual[row]}")
     for flag, pattern in rules.remarks.items():
-        for row, column in [(r, n) for n in rules.notes for r, c in sheet.cells.loc[e.index, n].items() if c is not None and re.search(pattern, str(c), re.IGNORECASE)]:
-            doubt(row, column, f"note_{flag}", f"a note that speaks of: {flag}", "shown in note, not applied")
+        for column in rules.notes:
+            notes = sheet.cells.loc[e.index, column].dropna().astype(str)
+            for row in notes.index[notes.str.contains(pattern, case=False, regex=True)]:
+                doubt(row, column, f"note_{flag}", f"a note that speaks of: {flag}", "shown in note, not applied")
     for row in e.index[other_class_overlap(e, 0.0) > 0]:
         words[row].append("other_class")
     return e.assign(flags=[";".join(dict.fromkeys(w)) for w in words.values()])
@@ -566,10 +574,10 @@ def count_events(events: pd.DataFrame, negatives: pd.DataFrame, night: pd.DataFr
     days = events.groupby(["group", "day", "date"]).size().reset_index(name="events")
     counts = {c: {str(k): int(n) for k, n in events[c].value_counts().items()} for c in ("behavior_raw", "behavior", "ended_by", "pen_location")}
     rejected = quarantine[quarantine["kind"] == "rejected"]
+    lasts = {"mean": round(float(d.mean()), 4), **{f"q{round(100 * q)}": float(d.quantile(q)) for q in (.25, .5, .75)}, "max": float(d.max()), "zeros": int((d == 0).sum())}
     return {"events": len(events), "hard_negatives": len(negatives), "nighttime": len(night), "blank_rows": blank_rows,
             "rejected_rows": int(rejected.groupby(["sheet", "row"]).ngroups), **counts, "group_days": days.to_dict("records"),
-            "duration_s": {"mean": round(float(d.mean()), 4), **{f"q{round(100 * q)}": float(d.quantile(q)) for q in (.25, .5, .75)}, "max": float(d.max()), "zeros": int((d == 0).sum())} if len(d) else {},
-            "flags": {str(k): int(n) for k, n in flags.explode().value_counts().items() if k},
+            "duration_s": lasts, "flags": {str(k): int(n) for k, n in flags.explode().value_counts().items() if k},
             "suspect_ids": int(quarantine["action"].str.endswith("suspect_id").sum()), "duplicate_pairs": int((events["duplicate_of"] != "").sum()),
             "overlapping_pairs": count_overlaps(events), "events_with_other_class_in_padding": int((events["other_class_overlap_s"] > 0).sum()),
             "quarantine": {k: int((quarantine["kind"] == k).sum()) for k in KINDS}}
@@ -579,7 +587,8 @@ def count_overlaps(events: pd.DataFrame) -> int:
     n = 0
     for _, day in events.groupby(["group", "day"]):
         ear, tail = (day[day["behavior"] == b] for b in CLASSES)
-        n += int((np.searchsorted(np.sort(tail["start_s"]), ear["end_s"], side="left") - np.searchsorted(np.sort(tail["end_s"]), ear["start_s"], side="right")).sum())
+        begun, over = np.searchsorted(np.sort(tail["start_s"]), ear["end_s"], side="left"), np.searchsorted(np.sort(tail["end_s"]), ear["start_s"], side="right")
+        n += int((begun - over).sum())
     return n
 
 # %% ../nbs/01_manifest.ipynb #01-064
@@ -600,7 +609,8 @@ def plot_durations(events: pd.DataFrame):
     for k, name in enumerate(CLASSES):
         d = events.loc[events["behavior"] == name, "duration_sec"]
         n = np.histogram(d, edges)[0][:top]
-        bars = ax.bar(np.arange(top) + (k - .5) * .4, n, width=.4, color=COLOUR[name], label=f"{name}, n = {len(d)}, median {d.median():g} s" if len(d) else f"{name}, none")
+        label = f"{name}, n = {len(d)}, median {d.median():g} s" if len(d) else f"{name}, none"
+        bars = ax.bar(np.arange(top) + (k - .5) * .4, n, width=.4, color=COLOUR[name], label=label)
         ax.bar_label(bars, fontsize=8, color="#444444")
     ax.set_xticks(np.arange(top), labels)
     ax.set(xlabel="duration in s", ylabel="events")

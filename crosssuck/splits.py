@@ -42,8 +42,9 @@ def assign_bouts(
     first = t.groupby(bout)[["group", "day", "start_s"]].first().sort_values(["group", "day", "start_s"], kind="stable")
     number = first.groupby(["group", "day"]).cumcount() + 1
     name = "g" + first["group"].astype(str) + "d" + first["day"].astype(str) + "b" + number.astype(str).str.zfill(3)
-    ids = bout.map(name).reindex(range(len(events)), fill_value="")
-    return pd.Series(ids.to_numpy(), index=events.index, name="bout_id", dtype="str")
+    ids = np.full(len(events), "", dtype=object)
+    ids[t.index] = bout.map(name)
+    return pd.Series(ids, index=events.index, name="bout_id", dtype="str")
 
 def _need(events: pd.DataFrame, columns: list[str]) -> None:
     if missing := [c for c in columns if c not in events]:
@@ -100,16 +101,16 @@ def draw_units(
     rng: np.random.Generator,
 ) -> set: # the units drawn
     "Draw whole units that hold about `share` of the tail events and of the others."
-    table = pd.DataFrame({"unit": unit, "strata": strata, "tail": is_tail, "n": 1})
-    units = table.groupby("unit").agg({"strata": "first", "tail": "sum", "n": "sum"})
-    drawn: set = set()
-    for kind, weight in ((units[units["tail"] > 0], "tail"), (units[units["tail"] == 0], "n")):
+    table = pd.DataFrame({"unit": unit, "strata": strata, "tail": is_tail.astype(int), "ear": 1 - is_tail.astype(int)})
+    units = table.groupby("unit").agg({"strata": "first", "tail": "sum", "ear": "sum"})
+    drawn: list = []
+    for kind, count in ((units[units["tail"] > 0], "tail"), (units[units["tail"] == 0], "ear")):
         if len(kind) < 2: continue
         order = interleave(kind["strata"], rng)
-        held = kind.loc[order, weight].cumsum().to_numpy()
-        n = 1 + int(np.abs(held[:-1] - share * held[-1]).argmin())  # at least one unit on either side
-        drawn |= set(order[:n])
-    return drawn
+        want = share * units[count].sum() - units.loc[drawn, count].sum()  # bouts with a tail event bring ears along
+        n = 1 + int(np.abs(kind.loc[order, count].cumsum().to_numpy()[:-1] - want).argmin())  # at least one unit on either side
+        drawn += list(order[:n])
+    return set(drawn)
 
 # %% ../nbs/04_splits.ipynb #04-018
 UNIT_AND_STRATA = {"random": ("event_idx", None), "video": ("video", "group"), "intra_video": ("event_idx", "video"),

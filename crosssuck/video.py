@@ -29,7 +29,7 @@ def numbered_frame(
 ) -> np.ndarray: # (H, W, 3) uint8 RGB
     "Draw a frame that carries its number as 16 blocks along its lower edge and as the angle of a disc."
     frame = np.full((height_px, width_px, 3), 90, np.uint8)
-    y, x = np.mgrid[:height_px, :width_px]
+    y, x = np.ogrid[:height_px, :width_px]
     angle = 2 * np.pi * number / 30
     centre_x, centre_y = width_px * (0.5 + 0.35 * np.sin(angle)), height_px * (0.33 - 0.2 * np.cos(angle))
     frame[(x - centre_x) ** 2 + (y - centre_y) ** 2 < (height_px / 9) ** 2] = (240, 170, 60)
@@ -99,6 +99,7 @@ def _stamp(path) -> tuple[int, int]:
         return stat.st_mtime_ns, stat.st_size
     return 0, 0
 
+# %% ../nbs/00a_video.ipynb #00a-012
 @functools.lru_cache(maxsize=4096)
 def _probe(path: str, mtime_ns: int, size: int) -> VideoInfo:
     with open_video(path) as (container, stream):
@@ -124,7 +125,7 @@ def _end(container, stream, declared_s: float, fps: float) -> float:
     length = float((last.duration or 0) * stream.time_base)
     return float(last.pts * stream.time_base) + (length if 0 < length < 1 else 1 / max(fps, 1))
 
-# %% ../nbs/00a_video.ipynb #00a-013
+# %% ../nbs/00a_video.ipynb #00a-014
 def write_video(
     path: str | os.PathLike,            # …mp4
     frames: Iterable[np.ndarray],       # each (H, W, 3) uint8 RGB, H and W even
@@ -155,6 +156,7 @@ def write_video(
 
 TICKS = 90_000  # ticks a second of a written file's clock
 
+# %% ../nbs/00a_video.ipynb #00a-015
 def _encoder(container, path, frame, rate, options, gop, bframes, threads):
     if np.ndim(frame) != 3 or frame.shape[0] % 2 or frame.shape[1] % 2:
         raise UserError(f"a frame of shape {np.shape(frame)}", where=path, remedy="give (H, W, 3) with even H and W")
@@ -169,7 +171,7 @@ def _checked(frame, stream, path) -> np.ndarray:
         raise UserError(f"a frame of shape {frame.shape} and type {frame.dtype}", where=path, remedy=f"all must be ({stream.height}, {stream.width}, 3) uint8")
     return np.ascontiguousarray(frame)
 
-# %% ../nbs/00a_video.ipynb #00a-019
+# %% ../nbs/00a_video.ipynb #00a-021
 def _picture_maker(
     info: VideoInfo,
     short_side_px: int | None,                      # scale to this short side, aspect kept
@@ -194,12 +196,14 @@ def _picture_maker(
         return graph.pull().to_ndarray()
     return picture
 
+# %% ../nbs/00a_video.ipynb #00a-022
 def _region(info: VideoInfo, box) -> tuple[int, int, int, int]:
     if box is None:
         return 0, 0, info.width_px, info.height_px
     x, y, w, h = (round(float(v)) for v in box)
     if w < 2 or h < 2 or x < 0 or y < 0 or x + w > info.width_px or y + h > info.height_px:
-        raise UserError(f"the region {tuple(box)} does not lie in the picture of {info.width_px} × {info.height_px} px", where=info.path, remedy="correct the box (x, y, w, h in px)")
+        raise UserError(f"the region {tuple(box)} does not lie in the picture of {info.width_px} × {info.height_px} px", where=info.path,
+                        remedy="correct the box (x, y, w, h in px)")
     return x, y, w, h
 
 def _filters(frame, steps) -> av.filter.Graph:
@@ -210,7 +214,7 @@ def _filters(frame, steps) -> av.filter.Graph:
     graph.link_nodes(*nodes).configure()
     return graph
 
-# %% ../nbs/00a_video.ipynb #00a-021
+# %% ../nbs/00a_video.ipynb #00a-024
 def read_frames(
     path: str | os.PathLike,
     times_s: Sequence[float],                       # seconds after the first frame, in any order, repeats allowed
@@ -238,10 +242,11 @@ def _inside(info: VideoInfo, times_s, beyond) -> np.ndarray:
         raise UserError(f"times {times_s!r}", where=info.path, remedy="give one or more finite numbers of seconds")
     far = (wanted_s < -1 / info.fps - 1e-6) | (wanted_s > info.duration_s + 1 / info.fps + 1e-6)
     if beyond == "error" and far.any():
-        raise UserError(f"the time {wanted_s[far][0]:.3f} s is outside the video of {info.duration_s:.3f} s", where=info.path, remedy="ask for times inside it, or pass beyond='clamp'")
+        raise UserError(f"the time {wanted_s[far][0]:.3f} s is outside the video of {info.duration_s:.3f} s", where=info.path,
+                        remedy="ask for times inside it, or pass beyond='clamp'")
     return np.clip(wanted_s, 0, info.duration_s)
 
-# %% ../nbs/00a_video.ipynb #00a-022
+# %% ../nbs/00a_video.ipynb #00a-026
 def _nearest(container, stream, info: VideoInfo, targets_s: np.ndarray) -> Iterator[tuple[int, object, float]]:
     "Yield (index, frame, time) for each ascending target; frame None: the same as for the target before."
     frames, before, last_given = _from_key_frame(container, stream, info, targets_s[0]), None, None
@@ -253,11 +258,13 @@ def _nearest(container, stream, info: VideoInfo, targets_s: np.ndarray) -> Itera
         while after is not None and after[0] < target:
             before, after = after, next(frames, None)
         if after is None and info.duration_s - before[0] > max(1.0, 3 / info.fps) and target > before[0] + 1 / info.fps:
-            raise UserError(f"ends after {before[0]:.2f} s though it declares {info.duration_s:.2f} s", where=info.path, remedy="the file is damaged: cut or copy it again")
+            raise UserError(f"ends after {before[0]:.2f} s though it declares {info.duration_s:.2f} s", where=info.path,
+                            remedy="the file is damaged: cut or copy it again")
         best = min((f for f in (before, after) if f is not None), key=lambda f: abs(f[0] - target))
         yield index, None if best is last_given else best[1], best[0]
         last_given = best
 
+# %% ../nbs/00a_video.ipynb #00a-027
 def _from_key_frame(container, stream, info: VideoInfo, time_s: float) -> Iterator[tuple[float, object]]:
     "Decode from a key frame at or before a time; yields (time, frame), at least one."
     back_s = 0.0
@@ -281,7 +288,7 @@ def _key_frame_ahead(stream, info: VideoInfo, now_s: float, target_s: float) -> 
     at = stream.index_entries.search_timestamp(int((target_s + info.start_s) / stream.time_base), backward=True)
     return at >= 0 and float(stream.index_entries[at].timestamp * stream.time_base) - info.start_s > now_s + 0.5
 
-# %% ../nbs/00a_video.ipynb #00a-027
+# %% ../nbs/00a_video.ipynb #00a-032
 def iter_frames(
     path: str | os.PathLike,
     start_s: float = 0.0,               # first time, seconds after the first frame
@@ -298,7 +305,7 @@ def iter_frames(
             if time_s >= start_s - 1e-6:
                 yield time_s, picture(frame)
 
-# %% ../nbs/00a_video.ipynb #00a-030
+# %% ../nbs/00a_video.ipynb #00a-035
 def picture_grid(
     rows: Sequence[Sequence[np.ndarray]],           # pictures (H, W, 3) uint8, a list a row; rows may differ in length
     row_titles: Sequence[str] | None = None,        # beside each row
@@ -333,6 +340,7 @@ def _one_picture(ax, picture, words, colour) -> None:
     if picture is not None: ax.imshow(picture, interpolation="nearest" if max(picture.shape) < 64 else None)
     if words: ax.set_title(words, fontsize=8, pad=2)
 
+# %% ../nbs/00a_video.ipynb #00a-038
 def film_strip(
     frames: Sequence[np.ndarray],               # (T, H, W, 3) uint8
     titles: Sequence[str] | None = None,        # above each frame, e.g. its time

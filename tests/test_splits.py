@@ -63,7 +63,7 @@ def near(t: pd.DataFrame, gap_s: float) -> np.ndarray:
 
 # ---- bouts
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(some_events)
 def test_a_bout_is_what_near_pairs_connect(rows):
     t = table(rows)
@@ -75,7 +75,7 @@ def test_a_bout_is_what_near_pairs_connect(rows):
     assert ((bout[:, None] == bout) == reach).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(some_events, st.randoms(use_true_random=False))
 def test_bouts_do_not_depend_on_the_order_of_rows(rows, random):
     t = table(rows)
@@ -85,7 +85,7 @@ def test_bouts_do_not_depend_on_the_order_of_rows(rows, random):
         pd.testing.assert_series_equal(assign_bouts(t.iloc[order], within_file=within).sort_index(), assign_bouts(t, within_file=within))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(some_events)
 def test_the_labs_rule_only_divides_our_bouts(rows):
     t = ear_tail(table(rows))
@@ -110,7 +110,7 @@ def test_a_long_event_holds_a_bout_together():
 
 # ---- near pairs, shares
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(some_events, st.sampled_from([0.0, 30.0]))
 def test_near_pairs_are_all_pairs(rows, gap_s):
     t = table(rows)
@@ -131,7 +131,7 @@ def test_effective_number_between_bouts_and_events():
 
 # ---- schemes
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(one_event, min_size=12, max_size=60), st.sampled_from(sorted(UNIT_AND_STRATA)), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_every_event_on_one_side_whatever_the_order(rows, scheme, seed, random):
     t = table(rows)

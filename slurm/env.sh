@@ -1,0 +1,34 @@
+# Sourced by every batch file: says what runs where, finds this project's Python, hands signals on.
+cd "${CROSSSUCK_ROOT:=$(pwd)}"
+export CROSSSUCK_ROOT
+printf '%s  host %s  commit %s  job %s  restart %s\n' "$(date -Is)" "$(hostname)" \
+  "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" "${SLURM_JOB_ID:-none}" "${SLURM_RESTART_COUNT:-0}"
+
+for name in ${CROSSSUCK_MODULES:-}; do module load "$name"; done
+if [ -n "${CROSSSUCK_ACTIVATE:-}" ]; then
+  set +u # activate scripts of older tools use unset variables
+  # shellcheck disable=SC1090
+  source "$CROSSSUCK_ACTIVATE"
+  set -u
+fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
+
+# run_of FILE: the run folder of this array task, a line each
+run_of() { sed -n "$((${SLURM_ARRAY_TASK_ID:-0} + 1))p" "$1"; }
+
+# forward COMMAND…: run it, hand USR1 and TERM on to it, and put this job back into the queue where it asks for that (75)
+forward() {
+  local child code signals=0 seen=-1
+  "$@" &
+  child=$!
+  trap 'signals=$((signals + 1)); kill -TERM "$child" 2>/dev/null || true' USR1 TERM
+  while [ "$seen" -ne "$signals" ]; do # a signal ends `wait` early: wait on, the command is saving
+    seen=$signals code=0
+    wait "$child" || code=$?
+  done
+  if [ "$code" -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then
+    echo "$(date -Is)  saved; back into the queue"
+    scontrol requeue "$SLURM_JOB_ID" || true # refused where the scheduler has done so itself
+  fi
+  return "$code"
+}

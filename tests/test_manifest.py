@@ -1,0 +1,450 @@
+"Workbook to events: every quirk put down, every fault named, nothing guessed; and the lab's own totals."
+import datetime as dt
+import json
+import os
+import re
+
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+
+from crosssuck import manifest as m
+from crosssuck.core import UserError, write_text
+from crosssuck.simulation import tiny_workbook
+
+BOUTS, NEGATIVES, NIGHT = "Final CS bouts", "Similar movements not counted", "Nighttime"
+
+
+@pytest.fixture(scope="module")
+def workbook(tmp_path_factory):
+    return tiny_workbook(tmp_path_factory.mktemp("wb") / "workbook.xlsx")
+
+
+@pytest.fixture
+def edit(workbook, tmp_path):
+    "Give a function that changes the tiny workbook and returns the path of the changed copy."
+    def change(what):
+        book = openpyxl.load_workbook(workbook)
+        what(book)
+        book.save(tmp_path / "changed.xlsx")
+        return tmp_path / "changed.xlsx"
+    return change
+
+
+def column(book, title, sheet=BOUTS):
+    return next(c.column for c in book[sheet][1] if c.value == title)
+
+
+def put(title, row, value, sheet=BOUTS):
+    def change(book):
+        book[sheet].cell(row, column(book, title)).value = value
+    return change
+
+
+# --- cells -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("cell, seconds", [
+    (dt.time(6, 0, 25), 21625), ("6:00:25", 21625), (" 06:00:25 ", 21625), ("23:59:59.25", 86399.25), ("12:00:00 AM", 0), ("12:00:01 pm", 43201),
+    (0.5, 43200), (0, 0), (dt.datetime(1900, 1, 1, 7, 0), 25200), (dt.timedelta(hours=2), 7200), ("0:00:00", 0),
+    ("24:00:00", None), ("6:60:00", None), ("6:00", None), ("6.00.25", None), ("13:00:00 PM", None), ("", None), ("NA", None), (1.5, None), (-0.1, None), ("٦:٠٠:٢٥x", None)])
+def test_times(cell, seconds):
+    assert m.parse_time(cell) == seconds
+
+
+@pytest.mark.parametrize("cell, date", [
+    ("7/9/24", (2024, 7, 9)), ("07/09/2024", (2024, 7, 9)), ("2024-07-09", (2024, 7, 9)), (dt.datetime(2024, 7, 9, 5), (2024, 7, 9)), (45482, (2024, 7, 9)),
+    ("14/7/24", None), ("2/30/24", None), ("7/9", None), ("7/9/124", None), ("9 July", None), (12, None), ("", None), ("7/9/0024", None)])
+def test_dates_have_the_month_first_and_are_never_guessed(cell, date):
+    assert m.parse_date(cell) == (dt.date(*date) if date else None)
+
+
+@pytest.mark.parametrize("cell, number", [(4, 4), ("4", 4), (" 4.0 ", 4), (2.5, 2.5), ("0", 0), ("-1", None), (-1, None), ("nan", None), ("inf", None), ("1_0", None), ("4s", None), ("", None), (True, None)])
+def test_numbers(cell, number):
+    assert m.parse_number(cell) == number and (number is None or m.parse_number(cell, whole=True) == (number if number % 1 == 0 else None))
+
+
+def test_format_is_the_inverse_of_parse():
+    for s in np.random.default_rng(0).integers(0, 86400, 500):
+        assert m.parse_time(m.format_time(s)) == s
+    assert m.format_time(21625) == "6:00:25" and m.format_time(0) == "0:00:00" and m.format_time(1.5) == "0:00:01.5"
+    for k in range(0, 4000, 37):
+        day = dt.date(2020, 1, 1) + dt.timedelta(days=k)
+        assert m.parse_date(m.format_date(day)) == day
+
+
+def test_excel_letters_both_ways():
+    assert [m.excel_letter(i) for i in (0, 25, 26, 27, 701, 702)] == ["A", "Z", "AA", "AB", "ZZ", "AAA"]
+    assert all(m.ord_letter(m.excel_letter(i)) == i for i in range(2000))
+
+
+# --- the tiny workbook ------------------------------------------------------------------------------------------------
+
+def test_every_row_of_the_tiny_workbook_becomes_an_event(workbook):
+    got = m.read_workbook(workbook)
+    raw = pd.read_excel(workbook, dtype=str, keep_default_na=False)
+    assert len(got.events) == len(raw) and got.events.event_idx.tolist() == list(range(len(raw)))
+    assert got.events.behavior_raw.tolist() == raw["Behavior"].str.strip().tolist()
+    assert got.events.initiator_id.tolist() == raw["ID.initiator"].tolist()      # never corrected
+    assert got.events.group.astype(str).tolist() == raw["Cohort"].tolist()       # and not Group, which is 1 throughout
+    assert (got.events.end_s == got.events.start_s + got.events.duration_sec + 1).all()
+    assert (got.events["note"] == "NA").sum() == (raw["Notes_AT"] == "NA").sum()  # a note NA is a note
+
+
+def test_each_odd_cell_is_put_down_once_with_its_own_value(workbook):
+    got, book = m.read_workbook(workbook), openpyxl.load_workbook(workbook)
+    q = got.quarantine
+    assert list(q) == ["sheet", "row", "column", "cell", "value", "reason", "action", "kind"] and set(q.kind) <= set(m.KINDS)
+    for r in q[q.column != ""].itertuples():
+        assert m.show_cell(book[r.sheet][r.cell].value) == r.value and book[r.sheet][r.cell].row == r.row
+    assert not q.duplicated(["sheet", "row", "column", "reason"]).any()
+    text_dates = sum(isinstance(c.value, str) for c in book[BOUTS]["C"][1:])
+    assert ((q.sheet == BOUTS) & (q.column == "Date") & (q.kind == "repaired")).sum() == text_dates > 0
+    blanks = sum(c.value != c.value.strip() for c in book[BOUTS]["L"][1:])
+    assert ((q.sheet == BOUTS) & (q.column == "Pen.location") & (q.reason == "blanks around the text")).sum() == blanks > 0
+    assert q.kind.map(m.KINDS.index).is_monotonic_increasing  # what needs a person comes first
+
+
+def test_a_sheet_without_header_loses_no_event(workbook):
+    got = m.read_workbook(workbook)
+    assert len(got.nighttime) == openpyxl.load_workbook(workbook)[NIGHT].max_row == 4
+    assert (got.quarantine.reason == "no header").sum() == 1 and (got.nighttime["flags"] == "nighttime").all()
+
+
+def test_hard_negatives_are_counted_as_other_and_blank_rows_as_nothing(workbook):
+    got = m.read_workbook(workbook)
+    assert len(got.hard_negatives) == 9 and got.totals["blank_rows"][NEGATIVES] == 4
+    assert (got.hard_negatives.behavior == "other").all() and "tailhead" in set(got.hard_negatives.behavior_raw)
+    assert got.hard_negatives.initiator_id.str.fullmatch(r"\d{4}").all()  # IDs were floats and text
+
+
+def test_the_order_of_columns_does_not_matter(workbook, edit):
+    def shuffle(book):
+        for name in (BOUTS, NEGATIVES, NIGHT):
+            rows = [[(c.value, c.number_format) for c in r] for r in book[name].iter_rows()]
+            order = np.random.default_rng(1).permutation(len(rows[0]))
+            for r, row in enumerate(rows, 1):
+                for c, i in enumerate(order, 1):
+                    cell = book[name].cell(r, c)
+                    cell.number_format, cell.value = row[i][1], row[i][0]
+                    cell.number_format = row[i][1]
+    a, b = m.read_workbook(workbook), m.read_workbook(edit(shuffle))
+    for part in ("events", "hard_negatives", "nighttime"):
+        pd.testing.assert_frame_equal(getattr(a, part), getattr(b, part))
+    key = ["sheet", "row", "column", "reason"]
+    assert sorted(map(tuple, a.quarantine[key].values)) == sorted(map(tuple, b.quarantine[key].values))
+
+
+def test_blank_and_rejected_rows_never_shift_a_number(workbook, edit):
+    whole = m.read_workbook(workbook).events
+
+    def change(book):
+        book[BOUTS].insert_rows(4)
+        put("Date", 6, "sometime")(book)
+        put("Behavior", 8, "tongue")(book)
+        put("Cohort", 9, None)(book)
+    got = m.read_workbook(edit(change))
+    assert got.events.event_idx.tolist() == [0, 1, 3, 5, *range(8, len(whole) + 1)]
+    assert got.totals["rejected_rows"] == 3 and got.totals["blank_rows"][BOUTS] == 1
+    rejected = got.quarantine[got.quarantine.kind == "rejected"]
+    assert rejected[["row", "column", "value"]].values.tolist() == [[6, "Date", "sometime"], [8, "Behavior", "tongue"], [9, "Cohort", ""]]
+    assert "map it in the rules" in rejected.action.iloc[1]
+
+
+@pytest.mark.parametrize("title, value, reason, check", [
+    ("Duration", None, "no duration can be read", lambda e: e.duration_sec == 2),
+    ("Duration", "two", "no duration can be read", lambda e: e.duration_sec == 2),
+    ("Duration", -3, "no duration can be read", lambda e: e.duration_sec == 2),
+    ("Duration", 9, "end - start is not the duration", lambda e: e.duration_sec == 9 and "time_conflict" in e["flags"] and e.end_s == e.start_s + 10),
+    ("End.time", "later", "no end can be read", lambda e: e.end_time == m.format_time(e.start_s + 2)),
+    ("ID.receiver", 3110, "initiator and receiver are one", lambda e: "same_calf" in e["flags"] and e.receiver_id == "3110"),
+    ("Date", dt.datetime(2024, 7, 8), "another date than the rest of its group and day", lambda e: "date_conflict" in e["flags"] and e.date == "7/8/2024"),
+    ("Pen.location", "roof", "no rule fits", lambda e: e.pen_location == ""),
+    ("Pen.location", None, "an empty cell", lambda e: e.pen_location == ""),
+    ("Ended.by.initiator.or.receiver.", "rain", "no rule fits", lambda e: e.ended_by == "other"),
+    ("Ended.by.initiator.or.receiver.", "Initiator pushed by receiver", "two rules fit", lambda e: e.ended_by == "initiator"),
+    ("Behavior", " EAR ", "blanks around the text", lambda e: e.behavior == "ear" and e.behavior_raw == "EAR"),
+    ("Notes_BD", "the clock of one camera is late", "a note that speaks of: clock", lambda e: "note_clock" in e["flags"] and "clock" in e["note"]),
+    ("Day", "1", "text where a number should be", lambda e: e.day == 1),
+    ("Start.time", 0.25694444444444442, "another type where a time should be", lambda e: e.start_time == "6:10:00"),
+])
+def test_one_odd_cell_is_kept_flagged_and_put_down(edit, title, value, reason, check):
+    def change(book):
+        put(title, 2, value)(book)
+    got = m.read_workbook(edit(change))
+    row = got.quarantine[(got.quarantine.sheet == BOUTS) & (got.quarantine.row == 2) & got.quarantine.column.isin([title, "End.time"])]
+    assert reason in row.reason.tolist(), row
+    assert check(got.events.iloc[0]), got.events.iloc[0]
+
+
+def test_an_event_over_midnight_is_no_conflict():
+    sheet = m.Sheet("s", pd.DataFrame({"end_time": [""]}), {}, {"end_time": "A"}, 2, 0)
+    q = m.Quarantine()
+    span = m.read_span(sheet, pd.DataFrame({"start_time": [86398.0], "end_time": [3.0], "duration_sec": [5]}), q)
+    assert not span.conflict.any() and not q.rows
+
+
+def test_suspects_are_those_seen_once_in_their_group():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        t = pd.DataFrame({"group": rng.integers(1, 3, 12), "initiator_id": rng.integers(10, 20, 12).astype(str), "receiver_id": rng.integers(10, 20, 12).astype(str)})
+        seen = pd.concat([t[["group", r]].set_axis(["group", "id"], axis=1) for r in m.ROLES])
+        once = seen[~seen.duplicated(keep=False)]
+        got = m.suspect_ids(t)
+        assert sorted(zip(t.group[got.row], got.id, strict=True)) == sorted(map(tuple, once.values))
+        for _, _, calf, near in got.itertuples(index=False):
+            for other in filter(None, near.split(" or ")):
+                assert sum(a != b for a, b in zip(calf, other, strict=True)) == 1
+
+
+def test_the_later_of_two_equal_rows_names_the_first(edit):
+    def change(book):
+        for row in (20, 21):
+            for col in range(1, 16):
+                old, new = book[BOUTS].cell(2, col), book[BOUTS].cell(row, col)
+                new.number_format, new.value = old.number_format, old.value
+    got = m.read_workbook(edit(change)).events.set_index("event_idx")
+    assert got.duplicate_of[[0, 18, 19]].tolist() == ["", "0", "0"] and got["flags"][[18, 19]].str.contains("duplicate").all() and got["flags"][0] == ""
+
+
+def test_overlap_agrees_with_counting_every_second():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        t = pd.DataFrame({"group": rng.integers(1, 3, 30), "day": 1, "behavior": rng.choice(["ear", "tail", "teat"], 30), "start_s": rng.integers(0, 120, 30).astype(float)})
+        t["end_s"] = t.start_s + rng.integers(1, 9, 30)
+        pad = int(rng.integers(0, 4))
+        want = []
+        for e in t.itertuples():
+            other = {"ear": "tail", "tail": "ear"}.get(e.behavior)
+            mine = t[(t.group == e.group) & (t.behavior == other)]
+            seconds = {s for a, b in zip(mine.start_s, mine.end_s, strict=True) for s in range(int(a), int(b))}
+            want.append(len(seconds & set(range(int(e.start_s) - pad, int(e.end_s) + pad))))
+        assert m.other_class_overlap(t, pad).tolist() == want
+
+
+def test_overlapping_pairs_agree_with_comparing_all():
+    rng = np.random.default_rng(6)
+    t = pd.DataFrame({"group": rng.integers(1, 3, 80), "day": 1, "behavior": rng.choice(["ear", "tail"], 80), "start_s": rng.integers(0, 300, 80).astype(float)})
+    t["end_s"] = t.start_s + rng.integers(1, 9, 80)
+    both = t.merge(t, on=["group", "day"])
+    want = ((both.behavior_x == "ear") & (both.behavior_y == "tail") & (both.start_s_x < both.end_s_y) & (both.start_s_y < both.end_s_x)).sum()
+    assert m.count_overlaps(t) == want > 0
+
+
+# --- faults of the workbook -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("change, words", [
+    (lambda b: setattr(b[BOUTS], "title", "Bouts"), [f"no sheet '{BOUTS}'", "rename it", "'Bouts'"]),
+    (lambda b: b.remove(b[NIGHT]), [f"no sheet '{NIGHT}'"]),
+    (lambda b: b[BOUTS].cell(1, column(b, "Behavior"), "Behaviour"), ["no column 'Behavior'", f"sheet '{BOUTS}'", "'Behaviour'"]),
+    (lambda b: b[BOUTS].cell(1, column(b, "Notes_BD"), "notes"), ["no column 'Notes_BD'"]),
+    (lambda b: b[BOUTS].cell(1, column(b, "Group"), " day "), ["column 'Day' stands there twice"]),
+    (lambda b: setattr(b[NEGATIVES].cell(1, column(b, "Day")), "value", None), ["no column 'Day'", NEGATIVES]),
+    (lambda b: b[BOUTS].delete_rows(1, 100), ["the sheet is empty", BOUTS]),
+    (lambda b: b[BOUTS].delete_rows(2, 100), ["no row of the sheet can be read", BOUTS]),
+])
+def test_a_broken_workbook_is_refused_in_one_line(edit, change, words):
+    path = edit(change)
+    with pytest.raises(UserError) as e:
+        m.read_workbook(path)
+    assert "\n" not in str(e.value) and str(path) in str(e.value)
+    for w in words:
+        assert w in str(e.value)
+
+
+def test_titles_may_have_blanks_and_other_capitals(workbook, edit):
+    def change(book):
+        book[BOUTS].cell(1, column(book, "Behavior"), " behavior ")
+        book[NIGHT].title = "nighttime "
+    assert len(m.read_workbook(edit(change)).events) == len(m.read_workbook(workbook).events)
+
+
+def test_what_is_no_workbook_is_said(tmp_path, workbook):
+    for name, make, words in [("gone.xlsx", None, "no such file"), ("text.xlsx", lambda p: p.write_text("a,b"), "not an Excel workbook"),
+                              ("cut.xlsx", lambda p: p.write_bytes(workbook.read_bytes()[:3000]), "not an Excel workbook"), ("folder.xlsx", lambda p: p.mkdir(), "cannot be opened")]:
+        if make:
+            make(tmp_path / name)
+        with pytest.raises(UserError, match=words) as e:
+            m.read_workbook(tmp_path / name)
+        assert name in str(e.value)
+
+
+def test_a_zip_that_is_no_workbook(tmp_path):
+    import zipfile
+    with zipfile.ZipFile(tmp_path / "z.xlsx", "w") as z:
+        z.writestr("a.txt", "b")
+    with pytest.raises(UserError, match="not an Excel workbook"):
+        m.read_workbook(tmp_path / "z.xlsx")
+
+
+def test_rules_may_leave_sheets_out_and_map_another_layout(workbook, edit, root, tmp_path):
+    text = (root / "configs" / "workbook_lab.yaml").read_text()
+    text = re.sub(r"nighttime: Nighttime", "nighttime: null", text)
+    text = re.sub(r"hard_negatives: Similar movements not counted", "hard_negatives: null", text).replace("behavior: Behavior", "behavior: What")
+    rules = write_text(tmp_path / "rules.yaml", text)
+    got = m.read_workbook(edit(lambda b: b[BOUTS].cell(1, column(b, "Behavior"), "What")), rules)
+    assert len(got.hard_negatives) == len(got.nighttime) == 0
+    pd.testing.assert_series_equal(got.events.behavior, m.read_workbook(workbook).events.behavior)
+    assert list(got.nighttime) == list(m.EVENT_COLUMNS)
+
+
+@pytest.mark.parametrize("old, new, words", [
+    ("columns:", "colums:", "unknown key 'colums'"), ("mouth: other", "mouth: nose", "'mouth' counts as 'nose'"), ("clock: ", "clock: (", "no pattern"),
+    ("  date: Date", "", "no value for 'columns.date'"), ("sheets:", "sheets: [", "not valid YAML")])
+def test_broken_rules_are_named(root, tmp_path, old, new, words):
+    text = (root / "configs" / "workbook_lab.yaml").read_text()
+    assert old in text
+    with pytest.raises(UserError, match=re.escape(words)) as e:
+        m.read_rules(write_text(tmp_path / "rules.yaml", text.replace(old, new, 1)))
+    assert "rules.yaml" in str(e.value) and "\n" not in str(e.value)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+def test_written_files_are_read_back_as_they_were(workbook, tmp_path):
+    got = m.read_workbook(workbook)
+    out = m.write_manifest(got, tmp_path / "new" / "folder")
+    assert sorted(os.listdir(out)) == ["events.csv", "hard_negatives.csv", "manifest.json", "nighttime.csv", "quarantine.csv"]
+    for part in ("events", "hard_negatives", "nighttime"):
+        pd.testing.assert_frame_equal(m.read_events(out / f"{part}.csv"), getattr(got, part))
+    assert json.loads((out / "manifest.json").read_text()) == json.loads(json.dumps(got.totals))
+    back = pd.read_csv(out / "quarantine.csv", dtype=str, keep_default_na=False)
+    assert back.value.tolist() == got.quarantine.value.tolist()  # blanks around a text survive
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    m.write_manifest(m.read_workbook(workbook), out)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before  # the same workbook gives the same files
+
+
+TABLE = """event_idx,group,day,date,start_time,end_time,duration_sec,behavior,initiator_id,camera_id,event_offset_sec,linked
+0,1,1,7/6/2024,6:00:25,6:00:27,2,ear,007,8,23.0,True
+1,1,1,7/6/2024,6:00:33,6:00:33,0,tail,NA,8,31.0,False
+"""
+
+
+def test_read_events_types(tmp_path):
+    t = m.read_events(write_text(tmp_path / "t.csv", TABLE))
+    assert t.start_s.tolist() == [21625, 21633] and t.end_s.tolist() == [21628, 21634] and t.initiator_id.tolist() == ["007", "NA"]
+    assert t.linked.tolist() == [True, False] and str(t.camera_id.dtype) == "int64" and str(t.event_offset_sec.dtype) == "float64" and str(t.duration_sec.dtype) == "int64"
+
+
+@pytest.mark.parametrize("old, new, words", [
+    (",ear,", ",Ear,", "line 2: behavior is 'Ear'; use one of ear, tail, teat, other"), ("\n1,", "\n0,", "line 3: event_idx is '0'"), ("\n1,", "\none,", "line 3: event_idx is 'one'"),
+    ("6:00:33,6", "6h33,6", "line 3: start_time is '6h33'"), ("7/6/2024,6:00:33", "13/6/2024,6:00:33", "line 3: date is '13/6/2024'"), (",2,ear", ",-2,ear", "line 2: duration_sec is '-2'"),
+    (",2,ear", ",,ear", "line 2: duration_sec is 'nan'"), (",2,ear", ",two,ear", "line 2: duration_sec is 'two'"), ("duration_sec", "seconds", "no column 'duration_sec'"),
+    (",31.0", ",inf", "line 3: event_offset_sec is 'inf'"), ("\n1,1,", "\n1,-1,", "line 3: group is '-1'"), (",2,ear", ",99999,ear", "line 2: duration_sec is '99999'")])
+def test_read_events_names_line_and_column(tmp_path, old, new, words):
+    path = write_text(tmp_path / "t.csv", TABLE.replace(old, new, 1))
+    with pytest.raises(UserError) as e:
+        m.read_events(path)
+    assert words in str(e.value) and "t.csv" in str(e.value) and "\n" not in str(e.value)
+
+
+def test_read_events_refuses_repeats_unless_asked_and_a_contradiction(tmp_path):
+    twice = TABLE + TABLE.splitlines()[1] + "\n"
+    with pytest.raises(UserError, match="stands there twice"):
+        m.read_events(write_text(tmp_path / "t.csv", twice))
+    assert len(m.read_events(tmp_path / "t.csv", repeats=True)) == 3
+    lines = TABLE.splitlines()
+    wrong = "\n".join([lines[0] + ",start_s", lines[1] + ",21625", lines[2] + ",5"])
+    with pytest.raises(UserError, match="line 3: start_s is '5.0'"):
+        m.read_events(write_text(tmp_path / "t.csv", wrong))
+
+
+def test_an_empty_table_keeps_its_types(tmp_path):
+    t = m.read_events(write_text(tmp_path / "t.csv", TABLE.splitlines()[0] + "\n"))
+    assert len(t) == 0 and str(t.start_s.dtype) == "float64" and str(t.event_idx.dtype) == "int64"
+
+
+def test_a_duration_plot_holds_every_ear_and_tail_event(workbook):
+    e = m.read_workbook(workbook).events
+    drawn = sum(int(p.get_height()) for p in m.plot_durations(e).axes[0].patches)
+    assert drawn == e.behavior.isin(["ear", "tail"]).sum()
+
+
+# --- the lab's own workbook: totals only ------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def real(lab):
+    return m.read_workbook(lab / "final_manifest.xlsx")
+
+
+@pytest.mark.lab
+def test_lab_counts(real):
+    t = real.totals
+    assert (t["events"], t["hard_negatives"], t["nighttime"], t["rejected_rows"]) == (1897, 9, 48, 0)
+    assert t["behavior_raw"] == {"ear": 1651, "tail": 219, "teat": 12, "mouth": 9, "tail/teat": 6}
+    assert t["behavior"] == {"ear": 1651, "tail": 225, "teat": 12, "other": 9}
+    assert t["ended_by"] == {"initiator": 1082, "receiver": 787, "interrupted": 27, "other": 1}
+    assert t["pen_location"] == {"middle": 1019, "front": 591, "back": 287}
+    assert t["blank_rows"] == {BOUTS: 0, NEGATIVES: 4, NIGHT: 0}
+    tail = real.events[real.events.behavior == "tail"].groupby("group").size()
+    assert tail.to_dict() == {1: 104, 2: 13, 3: 41, 4: 6, 5: 6, 6: 55}
+
+
+@pytest.mark.lab
+def test_lab_group_days(real):
+    days = [(d["group"], d["day"], d["date"], d["events"]) for d in real.totals["group_days"]]
+    assert days == [(1, 1, "7/6/2024", 316), (1, 4, "7/9/2024", 355), (2, 1, "7/14/2024", 171), (2, 4, "7/17/2024", 65), (3, 1, "8/2/2024", 157), (3, 4, "8/5/2024", 174),
+                    (4, 1, "9/13/2024", 68), (5, 1, "10/16/2024", 68), (5, 4, "10/19/2024", 5), (6, 1, "11/7/2024", 243), (6, 4, "11/10/2024", 275)]
+
+
+@pytest.mark.lab
+def test_lab_durations(real):
+    d = real.totals["duration_s"]
+    assert round(d["mean"], 2) == 6.87 and (d["q25"], d["q50"], d["q75"], d["max"], d["zeros"]) == (1, 4, 8, 272, 196)
+
+
+@pytest.mark.lab
+def test_lab_doubts(real):
+    t, q = real.totals, real.quarantine
+    assert t["flags"]["time_conflict"] == 5 and t["suspect_ids"] == 5 and t["duplicate_pairs"] == 8
+    assert t["overlapping_pairs"] == 10 and t["events_with_other_class_in_padding"] == 29
+    conflicts = real.events[real.events["flags"].str.contains("time_conflict")]
+    assert (conflicts.end_s == conflicts.start_s + conflicts.duration_sec + 1).all() and "0:00:00" in set(conflicts.end_time)
+    twice = real.events[real.events.duplicate_of != ""]
+    assert set(twice.group) == {1} and set(twice.day) == {4} and twice.start_time.between("12:02:00", "12:27:59").all()
+    note = real.events[real.events["flags"].str.contains("note_clock")]
+    assert note.event_idx.tolist() == [913]
+    trimmed = q[(q.sheet == BOUTS) & (q.column == "Pen.location") & (q.reason == "blanks around the text")]
+    assert trimmed.value.value_counts().to_dict() == {"middle ": 34, " back": 1}
+    assert ((q.sheet == BOUTS) & (q.reason == "reciever for receiver")).sum() == 2
+    assert ((q.sheet == BOUTS) & (q.reason == "another word for a behaviour")).sum() == 15
+    assert (q.reason == "no header").sum() == 1
+
+
+@pytest.mark.lab
+def test_lab_suspects_are_the_five_of_the_rule_and_nothing_is_corrected(real, lab):
+    q = real.quarantine[real.quarantine.reason == "occurs only once in its group"]
+    readme = (lab / "README.md").read_text()
+    named = re.search(r"that rule finds five \(([^)]*)\)", readme)[1]
+    assert sorted(q.value) == sorted(re.findall(r"\b\d{4}\b", named)) and len(q) == 5
+    assert sorted(q.row) == sorted(q.row.tolist()) and (q.row == 912 + 2).sum() == 2
+    for r in q.itertuples():
+        near = re.search(r"perhaps (\S+);", r.action)
+        if near:
+            assert sum(a != b for a, b in zip(near[1], r.value, strict=True)) == 1
+        role = {"ID.initiator": "initiator_id", "ID.receiver": "receiver_id"}[r.column]
+        assert real.events.loc[real.events.event_idx == r.row - 2, role].item() == r.value
+
+
+@pytest.mark.lab
+def test_lab_every_text_cell_is_accounted_for(real, lab):
+    book = openpyxl.load_workbook(lab / "final_manifest.xlsx")
+    q = real.quarantine[real.quarantine.sheet == BOUTS]
+    for letter, title in (("C", "Date"), ("G", "Start.time"), ("H", "End.time")):
+        text = sum(isinstance(c.value, str) for c in book[BOUTS][letter][1:])
+        assert ((q.column == title) & (q.kind == "repaired")).sum() == text > 800
+
+
+@pytest.mark.lab
+def test_lab_events_equal_the_master_table_in_every_shared_column(real, lab):
+    master = m.read_events(lab / "MASTER_LINKED_v4.csv")
+    for c in (*m.LAB_COLUMNS, "start_s", "end_s"):
+        assert (real.events[c].to_numpy() == master[c].to_numpy()).all(), c   # no difference is left to explain
+
+
+@pytest.mark.lab
+def test_lab_tables_are_read(lab):
+    for name, n, tail in (("train_v4", 1374, 175), ("val_v4", 361, 38), ("test_ood_v4", 141, 12)):
+        t = m.read_events(lab / f"{name}.csv")
+        assert len(t) == n and (t.behavior == "tail").sum() == tail and t.linked.all()
