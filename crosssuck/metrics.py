@@ -288,7 +288,7 @@ def deciding(
 def _wilson(value: float, n: float) -> tuple[float, float]:
     from statsmodels.stats.proportion import proportion_confint
     low, high = proportion_confint(value * n, n, 1 - LEVEL, method="wilson")
-    return float(max(low, 0)), float(min(high, 1))
+    return float(min(max(low, 0), value)), float(max(min(high, 1), value))
 
 def _interval(low: float, high: float, method: str, metric: str, unit: np.ndarray, k: int) -> dict:
     whole = metric in ("roc_auc", "average_precision", "macro_f1", "accuracy", "ece", "brier")
@@ -314,7 +314,7 @@ def intervals(
         finite = np.isfinite(draws[m])
         if k < MIN_UNITS:
             none[m] = f"{k} bouts decide it, fewer than {MIN_UNITS}"
-        elif np.ptp(draws[m][finite]) > 0:
+        elif np.ptp(draws[m][finite]) > 1e-12:
             low, high = bca(value, draws[m], jack[m], k)
             out[m] = _interval(low, high, METHOD, m, unit, k)
         elif value in (0, 1):

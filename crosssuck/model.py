@@ -241,7 +241,7 @@ def read_tensors(
     except FileNotFoundError:
         raise UserError("no such file", where=path, remedy="check the path") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as e:
-        raise UserError(f"not a readable checkpoint ({str(e).splitlines()[0][:80]})", where=path, remedy="take another copy of it") from None
+        raise UserError(f"not a readable checkpoint ({(str(e) or type(e).__name__)[:80]})", where=path, remedy="take another copy of it") from None
 
 # %% ../nbs/05_model.ipynb #05-035
 def build_model(
@@ -309,7 +309,7 @@ def average_views(
     table["n_views"] = views.groupby("event_idx").size().loc[events.event_idx].to_numpy()
     table["clip_id"] = [Path(p).stem for p in events.clip_path]
     table["true_label"] = events.behavior.to_numpy()
-    table["pred_label"] = [CLASSES[int(tail > ear)] for ear, tail in zip(table.prob_ear, table.prob_tail, strict=True)]
+    table["pred_label"] = [CLASSES[int(p >= 0.5)] for p in table.prob_tail]
     table["msp"] = table[["prob_ear", "prob_tail"]].max(axis=1)
     for column in EVENT_COLUMNS:
         table[column] = events[column].to_numpy() if column in events else ""

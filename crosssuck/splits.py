@@ -6,8 +6,8 @@
 __all__ = ['GAP_S', 'SIDES', 'split_schema', 'UNIT_AND_STRATA', 'FOLD_COLUMN', 'SCHEMES', 'SIDE_PAIRS', 'PROMISED', 'UNITS',
            'SIDE_COLOUR', 'assign_bouts', 'Split', 'count_sides', 'interleave', 'draw_units', 'video_key', 'prepare',
            'divide', 'check_classes', 'boost_tail', 'with_counts', 'split_events', 'split_folds', 'write_split',
-           'check_table', 'read_part', 'read_split', 'effective_n', 'share_interval', 'near_pairs', 'audit_split',
-           'tail_carriers', 'bout_timeline']
+           'check_table', 'read_part', 'read_split', 'make_split', 'effective_n', 'share_interval', 'near_pairs',
+           'audit_split', 'tail_carriers', 'audit_files', 'bout_timeline']
 
 # %% ../nbs/04_splits.ipynb #04-003
 import hashlib
@@ -303,6 +303,22 @@ def read_split(
     return Split(*(check_table(read_part(folder / f"{side}.csv"), folder / f"{side}.csv") for side in SIDES), facts)
 
 # %% ../nbs/04_splits.ipynb #04-045
+def make_split(
+    linked: pd.DataFrame | str | os.PathLike, # linked events, or the CSV that holds them
+    out: str | os.PathLike,                   # folder of the split; for logo and lodo of a folder a fold
+    scheme: str = "bout",
+    *,
+    ood_groups: tuple[int, ...] | None = None, # (4, 5) unless given; logo and lodo take none
+    **settings,                                # split_seed, val_share, within_file, gap_s
+) -> Path:
+    "Split by any scheme and write the result."
+    if scheme in FOLD_COLUMN:
+        if ood_groups:
+            raise UserError(f"ood_groups is {tuple(ood_groups)}", where=f"scheme {scheme}", remedy=f"leave it out: {scheme} leaves each {FOLD_COLUMN[scheme]} out in turn")
+        return write_split(split_folds(linked, scheme, **settings), out)
+    return write_split(split_events(linked, scheme, ood_groups=(4, 5) if ood_groups is None else ood_groups, **settings), out)
+
+# %% ../nbs/04_splits.ipynb #04-048
 def effective_n(
     hit: np.ndarray,  # bool, one value an event
     unit: np.ndarray, # unit (bout) of each event
@@ -324,7 +340,7 @@ def share_interval(hit: np.ndarray, unit: np.ndarray, level: float = 0.95) -> tu
     low, high = proportion_confint(np.mean(hit) * n, n, 1 - level, method="wilson")
     return float(max(low, 0)), float(min(high, 1))
 
-# %% ../nbs/04_splits.ipynb #04-048
+# %% ../nbs/04_splits.ipynb #04-051
 def near_pairs(
     events: pd.DataFrame, # with group, day, start_s, end_s
     gap_s: float = GAP_S, # 0 lists those that overlap
@@ -339,7 +355,7 @@ def near_pairs(
     later = first + 1 + np.arange(len(first)) - np.repeat(n.cumsum() - n, n)
     return order[first], order[later]
 
-# %% ../nbs/04_splits.ipynb #04-051
+# %% ../nbs/04_splits.ipynb #04-054
 SIDE_PAIRS = (("train", "val"), ("train", "test_ood"), ("val", "test_ood"))
 _APART = {"group": SIDE_PAIRS[1:]}  # the groups of the test are on no other side
 PROMISED = {"random": _APART, "intra_video": _APART, "intra_video_boosted": _APART, "bout": _APART, "logo": _APART,
@@ -365,7 +381,7 @@ def audit_split(
     table = pd.DataFrame(rows, columns=["check", "sides", "n", "share", "leak", "sentence"])
     return table.sort_values("leak", ascending=False, kind="stable").reset_index(drop=True)
 
-# %% ../nbs/04_splits.ipynb #04-053
+# %% ../nbs/04_splits.ipynb #04-056
 def _audit_table(train: pd.DataFrame, val: pd.DataFrame, test_ood: pd.DataFrame, gap_s: float) -> pd.DataFrame:
     "Join the sides, without repeats, and name bout, video, camera, dyad and content of each event."
     t = Split(*(x[x["behavior"].isin(CLASSES)] for x in (train, val, test_ood))).table
@@ -391,7 +407,7 @@ def _words(n: int, noun: str) -> str:
 def _common(t: pd.DataFrame, key: str, a: str, b: str) -> set:
     return set(t.loc[t["side"] == a, key]) & set(t.loc[t["side"] == b, key])
 
-# %% ../nbs/04_splits.ipynb #04-055
+# %% ../nbs/04_splits.ipynb #04-058
 def _same_in_two(t: pd.DataFrame, a: str, b: str) -> list[tuple]:
     "Rows for events, bouts and duplicates that stand on both sides."
     sides, n_b, n_bouts = f"{a} · {b}", (t["side"] == b).sum(), t["bout"].nunique()
@@ -410,7 +426,7 @@ def _same_in_two(t: pd.DataFrame, a: str, b: str) -> list[tuple]:
         _row("duplicate in two", sides, len(twice), n_b, twice,
              f"{_words(len(twice), 'event')} of {b} repeated in {a}, word for word, under another number")]
 
-# %% ../nbs/04_splits.ipynb #04-057
+# %% ../nbs/04_splits.ipynb #04-060
 def _near_in_two(t: pd.DataFrame, a: str, b: str, gap_s: float) -> list[tuple]:
     "Rows for near pairs, and for an ear and a tail event in the same seconds, one on either side."
     sides, side, kind, idx = f"{a} · {b}", t["side"].to_numpy(), t["behavior"].to_numpy(), t["event_idx"].to_numpy()
@@ -428,7 +444,7 @@ def _near_in_two(t: pd.DataFrame, a: str, b: str, gap_s: float) -> list[tuple]:
         _row("other class in the same seconds", sides, m, other.sum(), m,
              f"{_words(m, 'pair')} of an ear and a tail event in the same seconds, one in {a} and one in {b}")]
 
-# %% ../nbs/04_splits.ipynb #04-059
+# %% ../nbs/04_splits.ipynb #04-062
 UNITS = {"group": "groups", "day": "days", "group-day": "group-days", "camera": "cameras", "video": "videos",
          "calf": "calves", "dyad": "dyads (who sucks whom)"}
 
@@ -449,7 +465,7 @@ def _units_in_two(t: pd.DataFrame, a: str, b: str, promised: dict) -> list[tuple
             rows.append(_row(f"{unit} in both", f"{a} · {b}", len(common), of, leak, f"{len(common):,} of the {of:,} {many} of {b} are in {a} too{tell}"))
     return rows
 
-# %% ../nbs/04_splits.ipynb #04-061
+# %% ../nbs/04_splits.ipynb #04-064
 def tail_carriers(
     events: pd.DataFrame,  # one side of a split
     by: str = "video",     # video, calf or dyad
@@ -461,7 +477,7 @@ def tail_carriers(
            "dyad": lambda: group + tail["initiator_id"].astype(str) + ">" + tail["receiver_id"].astype(str)}[by]()
     return key.rename(by).value_counts()
 
-# %% ../nbs/04_splits.ipynb #04-063
+# %% ../nbs/04_splits.ipynb #04-066
 def _one_side(t: pd.DataFrame, side: str) -> list[tuple]:
     "Rows for class balance, carriers of the tail events, and repeats within a side."
     n, is_tail = len(t), (t["behavior"] == "tail").to_numpy()
@@ -482,7 +498,23 @@ def _one_side(t: pd.DataFrame, side: str) -> list[tuple]:
     rows.append(_row("other class at once", side, m, n, False, f"{_words(m, 'pair')} of an ear and a tail event in the same seconds{tell}"))
     return rows
 
-# %% ../nbs/04_splits.ipynb #04-072
+# %% ../nbs/04_splits.ipynb #04-074
+def audit_files(
+    *paths: str | os.PathLike, # a split folder, a folder of folds, or three CSV files: train, val, test
+) -> pd.DataFrame: # as `audit_split`; with a column `fold` where there are folds
+    "Audit a split that lies in files."
+    paths = [Path(p) for p in paths]
+    if len(paths) == 3:
+        return audit_split(*map(read_part, paths))
+    if len(paths) != 1:
+        raise UserError(f"{len(paths)} paths", where="audit-split", remedy="give one split folder, or three CSV files: train, val, test")
+    found = sorted(p.parent for p in paths[0].glob("*/split.json"))
+    folds = {p.name: read_split(p) for p in found} if found and not (paths[0] / "split.json").exists() else {"": read_split(paths[0])}
+    tables = [audit_split(**f.sides, scheme=f.facts["scheme"], gap_s=f.facts["gap_s"]).assign(fold=name) for name, f in folds.items()]
+    table = pd.concat(tables).sort_values("leak", ascending=False, kind="stable").reset_index(drop=True)
+    return table if found else table.drop(columns="fold")
+
+# %% ../nbs/04_splits.ipynb #04-078
 SIDE_COLOUR = {"train": "#B4B4B4", "val": "#7B3FA0", "test_ood": COLOUR["good"]}  # none of the colours of the behaviours
 
 def bout_timeline(

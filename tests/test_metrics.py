@@ -123,8 +123,8 @@ def test_blocks_do_not_change_the_draws(monkeypatch):
     monkeypatch.setattr(metrics, "BLOCK", 1000)
     parts, jack_parts = resample(scorer, 50, 3), leave_one_out(scorer)
     for m in METRICS:
-        np.testing.assert_array_equal(whole[m], parts[m])
-        np.testing.assert_array_equal(jack[m], jack_parts[m])
+        np.testing.assert_allclose(whole[m], parts[m], rtol=1e-12)
+        np.testing.assert_allclose(jack[m], jack_parts[m], rtol=1e-12)
     assert not np.array_equal(whole["roc_auc"], resample(scorer, 50, 4)["roc_auc"])
 
 
@@ -269,7 +269,7 @@ def test_metadata_knows_only_what_it_is_given(events):
     auc = {d: point_metrics(new.behavior == "tail", metadata_baseline(old, new, deployable=d)[0])["roc_auc"] for d in (True, False)}
     assert auc[False] > .97 and auc[True] < .7
     assert metadata_baseline(old, new, deployable=True)[1] == ["hour", "day", "camera_id"]
-    assert not set(metadata.lower() for metadata in metadata_baseline(old, new)[1]) & {"event_idx", "initiator_id", "behavior", "video_filename"}
+    assert metadata_baseline(old, new)[1] == ["hour", "day", "camera_id", "group", "pen_location", "duration_sec"]
 
 
 def test_metadata_is_fitted_on_training_alone(events):
@@ -394,7 +394,7 @@ def test_the_first_sentence(events):
     val, train = events.iloc[1::2], events.iloc[::2]
     good, coin, bad = (summarise(read_predictions(tiny_predictions(val, auc=a, seed=2), val), train=train, n_boot=400, n_perm=200) for a in (.9, .5, .1))
     assert first(good).startswith("Better than chance: this model ranks tail above ear better than a coin (ROC AUC 0.9") and "and better than hour" in first(good)
-    assert first(coin).startswith("At chance") and "no better than a coin" in first(coin) or "not shown to rank" in first(coin)
+    assert first(coin).startswith("At chance") and ("no better than a coin" in first(coin) or "not shown to rank" in first(coin))
     assert first(bad).startswith("Worse than a coin: this model ranks tail below ear")
     assert f"over {val.bout_id.nunique()} bouts, {(val.behavior == 'tail').sum()} tail events" in first(good)
 

@@ -174,6 +174,13 @@ def test_long_bouts_are_as_likely_to_validate_as_short_ones():
     assert abs(luck[:10].mean() - .2) < .03 and abs(luck[10:].mean() - .2) < .01
 
 
+def test_a_shuffle_does_not_depend_on_the_order_of_units():
+    strata = pd.Series(["a", "b", "b"] * 8, index=[f"u{k:02d}" for k in range(24)])
+    row = splits.interleave(strata, np.random.default_rng(0))
+    assert list(row) == list(splits.interleave(strata.sample(frac=1, random_state=1), np.random.default_rng(0)))
+    assert sorted(row) == sorted(strata.index) and all(abs((strata[row[:n]] == "a").sum() - n / 3) <= 1 for n in range(25))
+
+
 def test_intra_video_spreads_each_video(events):
     split = split_events(events, "intra_video", ood_groups=())
     t = split.table.assign(video=lambda x: video_key(x))
@@ -274,6 +281,24 @@ def test_changed_tables_and_fold_folders_are_refused(events, tmp_path):
     (g1 / "val.csv").write_text((g1 / "val.csv").read_text().replace(",ear,", ",tail,", 1))
     with pytest.raises(UserError, match="val.csv: not the table that split.json describes"):
         read_split(g1)
+
+
+def test_one_call_for_the_command(events, tmp_path):
+    splits.make_split(events, tmp_path / "bout", ood_groups=(6,), split_seed=3)
+    assert read_split(tmp_path / "bout").facts["ood_groups"] == [6]
+    splits.make_split(events, tmp_path / "logo", "logo")
+    with pytest.raises(UserError, match="logo leaves each group out in turn"):
+        splits.make_split(events, tmp_path / "x", "logo", ood_groups=(4,))
+    audit = splits.audit_files(tmp_path / "logo")
+    assert sorted(set(audit.fold)) == ["g1", "g2", "g3", "g4", "g5", "g6"] and not audit.leak.any()
+    one = splits.audit_files(tmp_path / "bout")
+    three = splits.audit_files(*(tmp_path / "bout" / f"{s}.csv" for s in SIDES))
+    pd.testing.assert_frame_equal(one, three)
+    for wrong in ((), (tmp_path, tmp_path)):
+        with pytest.raises(UserError, match="give one split folder, or three CSV files"):
+            splits.audit_files(*wrong)
+    with pytest.raises(UserError, match="no finished split"):
+        splits.audit_files(tmp_path / "none")
 
 
 def test_repeats_need_a_copy_column(events, tmp_path):
@@ -400,7 +425,7 @@ def test_the_labs_master_splits(lab, tmp_path):
 
 @pytest.mark.lab
 def test_what_the_audit_says_of_v4(lab):
-    found = audit_split(*(read_part(lab / f"{s}_v4.csv") for s in SIDES), scheme="bout").set_index(["check", "sides"])
+    found = splits.audit_files(*(lab / f"{s}_v4.csv" for s in SIDES)).set_index(["check", "sides"])
     leaks = found[found.leak]
     assert dict(leaks.n) == {("bout in two, across files", "train · val"): 2, ("near pair", "train · val"): 2}
     assert "(11 events)" in leaks.sentence.iloc[0] and "touch 2 events of val" in leaks.sentence.iloc[1]
