@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'Out', 'OutCsv', 'Simulated', 'Workers', 'Roots', 'fault_line', 'OneLine', 'verb', 'main', 'show', 'given',
-           'root_map', 'simulate_verb', 'manifest_verb', 'scan_verb', 'link_verb', 'verify_cameras_verb',
-           'extract_verb', 'split_verb', 'numbers', 'audit_split_verb', 'run_verb', 'work_verb', 'status_verb',
-           'report_verb', 'evaluate_verb', 'calibrate_verb', 'curves_verb', 'compare_verb', 'confounds_verb',
-           'predict_table', 'predict_verb', 'checkup', 'checkup_torch', 'doctor_verb']
+           'made', 'root_map', 'simulate_verb', 'manifest_verb', 'scan_verb', 'link_verb', 'verify_cameras_verb',
+           'extract_verb', 'split_verb', 'numbers', 'audit_split_verb', 'run_verb', 'work_verb', 'evaluate_verb',
+           'calibrate_verb', 'curves_verb', 'compare_verb', 'confounds_verb', 'predict_table', 'predict_verb',
+           'status_verb', 'report_verb', 'checkup', 'checkup_torch', 'doctor_verb']
 
 # %% ../nbs/12_cli.ipynb #12-003
 import errno
@@ -50,7 +50,7 @@ class OneLine(TyperGroup):
 
 # %% ../nbs/12_cli.ipynb #12-008
 app = typer.Typer(cls=OneLine, name="crosssuck", add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
-                  context_settings={"help_option_names": ["-h", "--help"]},
+                  context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 150},
                   help="From the annotators' workbook to a judged model of cross-sucking, one verb a step; the order below is the order of the work.",
                   epilog="crosssuck VERB --help shows an example. Exit code 0: done; 1: one line says what to mend.")
 
@@ -79,11 +79,15 @@ Workers = Annotated[int, typer.Option(min=1, help="processes at a time")]
 
 # %% ../nbs/12_cli.ipynb #12-009
 def given(path: Path | None, default: str = "") -> Path | None: # absolute
-    "Resolve a path that the user gave from the working folder, then from the project's root; a default from the root."
+    "Resolve an input from the working folder, then from the project's root; a default from the root."
     from crosssuck.core import at_root
     if path is None:
         return at_root(default) if default else None
     return path.resolve() if path.exists() or not at_root(path).exists() else at_root(path)
+
+def made(path: Path | None, default: str = "") -> Path | None: # absolute
+    "Resolve an output from the working folder; a default from the project's root."
+    return path.resolve() if path else given(None, default)
 
 def root_map(pairs: list[str] | None) -> dict[str, str]: # beginning of a path in a table -> what stands there here
     "Read `OLD=NEW` pairs that say where the drive of a table lies on this machine."
@@ -155,6 +159,7 @@ def verify_cameras_verb(linked: Path, inventory: Annotated[Path, typer.Option(he
     sheets = verify_cameras(read_events(linked), read_inventory(inventory, *([eyes.pattern] if eyes else [])), out, n=n, roots=root_map(roots), cameras=eyes)
     typer.echo(f"{len(sheets)} sheets in {out}")
 
+# %% ../nbs/12_cli.ipynb #12-023
 @verb("extract", "data/linked.csv --mode proxy --out data/clips --workers 4")
 def extract_verb(linked: Path, out: Out, mode: Annotated[str, typer.Option(help="copy: lossless; archive: exact, 4K; proxy: small, for training")] = "proxy",
                  workers: Workers = 2, roots: Roots = None, dry_run: Annotated[bool, typer.Option("--dry-run", help="only say how much, how large, how long")] = False):
@@ -171,7 +176,7 @@ def extract_verb(linked: Path, out: Out, mode: Annotated[str, typer.Option(help=
         show(failed[["event_idx", "error"]].head(20))
         raise typer.Exit(1)
 
-# %% ../nbs/12_cli.ipynb #12-024
+# %% ../nbs/12_cli.ipynb #12-026
 @verb("split", "data/linked.csv --scheme bout --out data/splits/bout")
 def split_verb(linked: Path, out: Out, scheme: Annotated[str, typer.Option(help="bout, video, intra_video, intra_video_boosted, random; logo and lodo make a folder a fold")] = "bout",
                split_seed: Annotated[int, typer.Option("--seed", help="of the split, not of the training")] = 42,
@@ -189,6 +194,7 @@ def split_verb(linked: Path, out: Out, scheme: Annotated[str, typer.Option(help=
         typer.echo(f"{fold}\n" if fold else "", nl=False)
         typer.echo(count_sides(one).to_string())
 
+# %% ../nbs/12_cli.ipynb #12-027
 def numbers(text: str, where: str) -> tuple[int, ...]:
     "Read whole numbers parted by commas; 'none' for none."
     from crosssuck.core import UserError
@@ -197,6 +203,7 @@ def numbers(text: str, where: str) -> tuple[int, ...]:
     except ValueError:
         raise UserError(f"{text!r} is no list of whole numbers", where=where, remedy="write e.g. 0,1,2") from None
 
+# %% ../nbs/12_cli.ipynb #12-029
 @verb("audit-split", "data/splits/bout")
 def audit_split_verb(tables: Annotated[list[Path], typer.Argument(help="folder of a split, or three CSVs: train, validation, test")]):
     "Find every leak between the sides of a split; exit code 1 if there is one."
@@ -212,7 +219,7 @@ def audit_split_verb(tables: Annotated[list[Path], typer.Argument(help="folder o
     typer.echo(f"{found.leak.sum()} leaks" if found.leak.any() else "no leak")
     raise typer.Exit(1 if found.leak.any() else 0)
 
-# %% ../nbs/12_cli.ipynb #12-027
+# %% ../nbs/12_cli.ipynb #12-034
 @verb("run", "configs/train_binary_v4_mvit_isaac.yaml configs/train_binary_v4b_mvit_isaac.yaml --seeds 0,1,2")
 def run_verb(configs: list[Path], seeds: Annotated[str, typer.Option(help="of the training, e.g. 0,1,2")] = "42",
              launcher: Annotated[str, typer.Option(help="local or slurm")] = "local",
@@ -228,7 +235,7 @@ def run_verb(configs: list[Path], seeds: Annotated[str, typer.Option(help="of th
     from crosssuck.experiments import run_experiments
     if launcher not in ("local", "slurm"):
         raise UserError(f"{launcher!r} is no launcher", where="--launcher", remedy="choose local or slurm")
-    run_experiments([given(c) for c in configs], numbers(seeds, "--seeds"), launcher=launcher, overrides=set_ or [], resume=resume, runs=given(runs), jobs=jobs,
+    run_experiments([given(c) for c in configs], numbers(seeds, "--seeds"), launcher=launcher, overrides=set_ or [], resume=resume, runs=made(runs), jobs=jobs,
                     site=given(site), smoke=smoke, dry_run=dry_run, say=lambda line: print(line, flush=True))
 
 @app.command("work", hidden=True)
@@ -237,26 +244,7 @@ def work_verb(run: Path, stages: Annotated[str, typer.Option(help="of train, eva
     from crosssuck.experiments import run_stages
     raise typer.Exit(run_stages(given(run), stages.split(",")))
 
-# %% ../nbs/12_cli.ipynb #12-028
-@verb("status", "runs")
-def status_verb(runs: Annotated[Optional[Path], typer.Argument(help="folder of the runs")] = None):
-    "Say what state every run is in, from its files."
-    from crosssuck.experiments import HEADLINE, collect_runs
-    table = collect_runs(given(runs, "runs"))
-    if len(table):
-        scores = [f"{part}_{m}" for part in ("val", "test") for m in HEADLINE]
-        table[scores] = table[scores].map(lambda v: "" if v != v else f"{v:.3f}")
-        table = table[["run", "state", "stage", *scores, "stale", "error"]]
-    show(table)
-
-@verb("report", "runs --pages data/reports --out reports")
-def report_verb(runs: Annotated[Optional[Path], typer.Argument(help="folder of the runs")] = None, out: Annotated[Optional[Path], typer.Option(help="folder of the pages")] = None,
-                pages: Annotated[Optional[list[Path]], typer.Option(help="folder with pages of evaluate, calibrate, confounds, compare, curves; may be repeated")] = None):
-    "Write the page of every executed notebook and the index that compares all finished runs."
-    from crosssuck.experiments import write_reports
-    typer.echo(write_reports(given(runs, "runs"), given(out, "reports"), extras=[given(p) for p in pages or []]))
-
-# %% ../nbs/12_cli.ipynb #12-031
+# %% ../nbs/12_cli.ipynb #12-037
 @verb("evaluate", "predictions.csv --manifest data/splits/bout/val.csv --train data/splits/bout/train.csv --out reports/elsewhere")
 def evaluate_verb(predictions: Path, manifest: Annotated[Optional[Path], typer.Option(help="the events of the predictions")] = None,
                   train: Annotated[Optional[Path], typer.Option(help="the training events, for the metadata baseline")] = None,
@@ -292,7 +280,7 @@ def compare_verb(items: Annotated[list[Path], typer.Argument(help="run folders a
     for sentence in compare([given(i) for i in items], out, manifest=manifest, simulated=simulated)["sentences"]:
         typer.echo(sentence)
 
-# %% ../nbs/12_cli.ipynb #12-034
+# %% ../nbs/12_cli.ipynb #12-040
 @verb("confounds", "predictions_agg.csv --train data/splits/bout/train.csv --val data/splits/bout/val.csv --out reports/confounds")
 def confounds_verb(predictions: Path, train: Annotated[Path, typer.Option(help="the training events")], val: Annotated[Path, typer.Option(help="the events of the predictions")], out: Out,
                    run: Annotated[Optional[Path], typer.Option(help="run folder, for the tests that need the model")] = None, simulated: Simulated = False):
@@ -300,7 +288,7 @@ def confounds_verb(predictions: Path, train: Annotated[Path, typer.Option(help="
     from crosssuck.confounds import confounds
     show(confounds(predictions, train, val, out, run=given(run), simulated=simulated))
 
-# %% ../nbs/12_cli.ipynb #12-036
+# %% ../nbs/12_cli.ipynb #12-042
 def predict_table(
     checkpoint: str | os.PathLike,         # best.ckpt of a run
     manifest: str | os.PathLike,           # events: a side of a split, or clips.csv
@@ -330,6 +318,7 @@ def predict_table(
         part = load_events(config, "val", spec=input_spec(config))
         return predict(model.to(machine.device), eval_batches(part, config, workers=workers), part, machine=machine)
 
+# %% ../nbs/12_cli.ipynb #12-043
 @verb("predict", "runs/demo_v4_roi/s0/best.ckpt data/splits/bout/test_ood.csv --views 5 --out predictions.csv")
 def predict_verb(checkpoint: Path, manifest: Path, out: OutCsv, clips: Annotated[Optional[Path], typer.Option(help="clips.csv; the config's if not given")] = None,
                  boxes: Annotated[Optional[Path], typer.Option(help="boxes.csv, for the geometry roi")] = None,
@@ -343,7 +332,26 @@ def predict_verb(checkpoint: Path, manifest: Path, out: OutCsv, clips: Annotated
     write_csv(out, table)
     typer.echo(f"{len(table)} events scored with {table.n_views.max()} views each: {out}")
 
-# %% ../nbs/12_cli.ipynb #12-040
+# %% ../nbs/12_cli.ipynb #12-047
+@verb("status", "runs")
+def status_verb(runs: Annotated[Optional[Path], typer.Argument(help="folder of the runs")] = None):
+    "Say what state every run is in, from its files."
+    from crosssuck.experiments import HEADLINE, collect_runs
+    table = collect_runs(given(runs, "runs"))
+    if len(table):
+        scores = [f"{part}_{m}" for part in ("val", "test") for m in HEADLINE]
+        table[scores] = table[scores].map(lambda v: "" if v != v else f"{v:.3f}")
+        table = table[["run", "state", "stage", *scores, "stale", "error"]]
+    show(table)
+
+@verb("report", "runs --pages data/reports --out reports")
+def report_verb(runs: Annotated[Optional[Path], typer.Argument(help="folder of the runs")] = None, out: Annotated[Optional[Path], typer.Option(help="folder of the pages")] = None,
+                pages: Annotated[Optional[list[Path]], typer.Option(help="folder with pages of evaluate, calibrate, confounds, compare, curves; may be repeated")] = None):
+    "Write the page of every executed notebook and the index that compares all finished runs."
+    from crosssuck.experiments import write_reports
+    typer.echo(write_reports(given(runs, "runs"), made(out, "reports"), extras=[given(p) for p in pages or []]))
+
+# %% ../nbs/12_cli.ipynb #12-050
 def checkup(): # table: what, found, fine (yes, no, or note), remedy
     "Look at everything that the verbs need, and say how to get what is missing."
     import importlib.util
@@ -366,6 +374,7 @@ def checkup(): # table: what, found, fine (yes, no, or note), remedy
     rows += checkup_torch() if importlib.util.find_spec("torch") else []
     return pd.DataFrame(rows, columns=["what", "found", "fine", "remedy"]).assign(remedy=lambda t: t.remedy.where(t.fine != "yes", ""))
 
+# %% ../nbs/12_cli.ipynb #12-051
 def checkup_torch() -> list[tuple[str, str, str, str]]:
     "Look at GPU, precision and weights."
     import torch
@@ -389,6 +398,7 @@ def checkup_torch() -> list[tuple[str, str, str, str]]:
         rows.append((f"weights of {name}", "found" if here else "not here", "yes" if here else "note", f"fetched at the first run, or put {url} into weights/"))
     return rows
 
+# %% ../nbs/12_cli.ipynb #12-053
 @verb("doctor", "")
 def doctor_verb():
     "Say what is installed, which GPU and precision will be used, what is missing and how to get it."

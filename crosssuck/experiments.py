@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['TINY_PARAMETERS', 'TINY_CONFIG', 'STAGES', 'DONE', 'FAILED', 'REQUEUE', 'RUN_HEADING', 'PARTS', 'HEADLINE',
-           'PAGE_LIMIT', 'NO_FETCH', 'ANSWERS', 'tiny_notebooks', 'run_begins', 'prepare_notebook', 'redact_tree',
-           'redact_notebook', 'kernel_signals', 'worker_environment', 'environment', 'last_words', 'execute',
-           'run_stage', 'run_stages', 'Planned', 'find_folds', 'plan_runs', 'worker_command', 'handing_on',
+           'PAGE_LIMIT', 'NO_FETCH', 'BASELINES', 'ANSWERS', 'tiny_notebooks', 'run_begins', 'prepare_notebook',
+           'redact_tree', 'redact_notebook', 'kernel_signals', 'worker_environment', 'environment', 'last_words',
+           'execute', 'run_stage', 'run_stages', 'Planned', 'find_folds', 'plan_runs', 'worker_command', 'handing_on',
            'launch_local', 'Need', 'Site', 'read_site', 'from_environment', 'account', 'sbatch_command', 'submit',
            'launch_slurm', 'run_experiments', 'begin_run', 'hand_over', 'all_done', 'find_runs', 'run_state',
            'stale_reasons', 'collect_runs', 'headline', 'clean_html', 'shown_cells', 'slim', 'render_notebook',
-           'score_cell', 'run_pages', 'copy_pages', 'run_parts', 'write_reports', 'lead_sentence', 'best_by_test',
-           'criteria_table']
+           'score_cell', 'lead_sentence', 'best_by_test', 'criteria_table', 'run_pages', 'copy_pages', 'run_parts',
+           'write_reports']
 
 # %% ../nbs/11_experiments.ipynb #11-003
 import contextlib
@@ -190,6 +190,7 @@ def last_words(e: Exception) -> str: # one line
         return "the kernel died, which most often means: out of memory; lower loader.workers, loader.cache_mb or optim.batch_size"
     return line if kind in ("UserError", "Requeue") else f"{kind}: {line}"
 
+# %% ../nbs/11_experiments.ipynb #11-025
 def execute(
     source: str | os.PathLike,     # notebook with a part `# Run`
     out: str | os.PathLike,        # executed notebook; kept, as far as it came, when a cell fails
@@ -218,7 +219,7 @@ def execute(
         if Path(out).exists():
             redact_notebook(out)
 
-# %% ../nbs/11_experiments.ipynb #11-026
+# %% ../nbs/11_experiments.ipynb #11-028
 def run_stage(
     run: RunFolder,
     stage: str,      # of `STAGES`
@@ -241,7 +242,7 @@ def run_stage(
         print(f"{stage}: done in {seconds:.0f} s", flush=True)
     return code, error
 
-# %% ../nbs/11_experiments.ipynb #11-027
+# %% ../nbs/11_experiments.ipynb #11-029
 def run_stages(
     run_dir: str | os.PathLike,        # a run folder with its config.yaml
     stages: Iterable[str] = STAGES,    # which of `train`, `evaluate`, `calibrate`
@@ -261,7 +262,7 @@ def run_stages(
                 continue
             code, error = (REQUEUE, "interrupted before this stage") if caught else run_stage(run, stage, at_root(nbs), kernels)
             if code == FAILED and caught:  # it ended because it was told to
-                code, error = REQUEUE, f"{signal.Signals(caught[0]).name} came; {error}"
+                code, error = REQUEUE, f"{signal.Signals(caught[0]).name} came, stopped here"
             if code != DONE:
                 run.say(state="failed" if code == FAILED else "interrupted", error=error)
                 print(f"{stage}: {error}", flush=True)
@@ -270,7 +271,7 @@ def run_stages(
         run.finish()
     return DONE
 
-# %% ../nbs/11_experiments.ipynb #11-030
+# %% ../nbs/11_experiments.ipynb #11-032
 class Planned(NamedTuple):
     "A run that is not begun."
     config: Config
@@ -285,7 +286,7 @@ def find_folds(config: Config) -> dict[str, Config]: # fold -> config whose spli
     folds = sorted(p.parent.name for p in folder.glob("*/split.json")) if not (folder / "split.json").exists() else []
     return {f: replace(config, data=replace(config.data, split_dir=f"{config.data.split_dir}/{f}")) for f in folds} or {"": config}
 
-# %% ../nbs/11_experiments.ipynb #11-032
+# %% ../nbs/11_experiments.ipynb #11-034
 def plan_runs(
     configs: Iterable[str | os.PathLike], # YAML files
     seeds: Iterable[int],                 # of the training
@@ -320,13 +321,13 @@ def _may_run(run: RunFolder, config: Config, resume: bool, smoke: bool) -> None:
     if bool(run.facts().get("smoke")) != smoke:
         raise UserError("a smoke run and a real one cannot share a folder", where=redact(str(run.path)), remedy="move it away, or give another --runs")
 
-# %% ../nbs/11_experiments.ipynb #11-035
+# %% ../nbs/11_experiments.ipynb #11-037
 def worker_command(run: RunFolder, nbs: str | os.PathLike) -> list[str]:
     "Give the argument list that executes a run in a process of its own."
     code = "import sys; from crosssuck.experiments import run_stages; sys.exit(run_stages(sys.argv[1], nbs=sys.argv[2]))"
     return [sys.executable, "-c", code, str(run.path), str(at_root(nbs))]
 
-# %% ../nbs/11_experiments.ipynb #11-037
+# %% ../nbs/11_experiments.ipynb #11-039
 @contextlib.contextmanager
 def handing_on(alive: list[subprocess.Popen], pool: ThreadPoolExecutor) -> Iterator[None]:
     "Stop what waits and what runs when a signal comes, then go the way of Ctrl-C."
@@ -347,7 +348,7 @@ def handing_on(alive: list[subprocess.Popen], pool: ThreadPoolExecutor) -> Itera
         for n, old in before.items():
             signal.signal(getattr(signal, n), old)
 
-# %% ../nbs/11_experiments.ipynb #11-038
+# %% ../nbs/11_experiments.ipynb #11-040
 def launch_local(
     todo: list[RunFolder],
     *,
@@ -367,7 +368,7 @@ def launch_local(
     with ThreadPoolExecutor(jobs) as pool, handing_on(alive, pool):
         return list(pool.map(follow, todo))
 
-# %% ../nbs/11_experiments.ipynb #11-040
+# %% ../nbs/11_experiments.ipynb #11-044
 _closed = ConfigDict(extra="forbid", strict=True)
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:+-]*$")]  # nothing that a shell or sbatch could read as more than a word
 
@@ -397,7 +398,7 @@ class Site:
     report: Need = Need()
     note: str = ""                    # for the reader of the file
 
-# %% ../nbs/11_experiments.ipynb #11-041
+# %% ../nbs/11_experiments.ipynb #11-045
 def read_site(path: str | os.PathLike) -> Site:
     "Read a site profile; an unknown key or a wrong value is named."
     facts = read_yaml(at_root(path))
@@ -419,7 +420,7 @@ def from_environment(
         raise UserError(f"the environment variable {missing[0]} is not set", where=where, remedy=f"export {missing[0]}=…, then submit again")
     return os.path.expandvars(text)
 
-# %% ../nbs/11_experiments.ipynb #11-044
+# %% ../nbs/11_experiments.ipynb #11-048
 def account(site: Site) -> str: # empty where the cluster needs none
     "Take the account from the environment variable that the profile names."
     return from_environment(f"${site.account_env}", "site profile, account_env") if site.account_env else ""
@@ -443,7 +444,7 @@ def sbatch_command(
     there = {"CROSSSUCK_ROOT": project_root(), "CROSSSUCK_ACTIVATE": site.activate, "CROSSSUCK_MODULES": " ".join(site.modules)}
     return ["env", *(f"{k}={v}" for k, v in there.items()), "sbatch", "--parsable", *(f"--{k}={v}" for k, v in options.items() if v != ""), str(project_root() / "slurm" / f"{stage}.sbatch"), *arguments]
 
-# %% ../nbs/11_experiments.ipynb #11-046
+# %% ../nbs/11_experiments.ipynb #11-050
 def submit(command: list[str]) -> str: # job id
     "Submit one job and give its id; sbatch's own words where it refuses."
     if not shutil.which("sbatch"):
@@ -457,6 +458,7 @@ def submit(command: list[str]) -> str: # job id
         raise UserError(f"sbatch refused: {(done.stderr.strip().splitlines() or ['no words'])[-1]}", where=next(Path(w).name for w in command if w.endswith(".sbatch")), remedy="correct the site profile")
     return job
 
+# %% ../nbs/11_experiments.ipynb #11-052
 def launch_slurm(
     todo: list[RunFolder],
     site: Site,
@@ -485,7 +487,7 @@ def launch_slurm(
             raise
     return jobs
 
-# %% ../nbs/11_experiments.ipynb #11-048
+# %% ../nbs/11_experiments.ipynb #11-054
 def run_experiments(
     configs: Iterable[str | os.PathLike],     # YAML files of experiments
     seeds: Iterable[int] = (42,),             # of the training
@@ -521,7 +523,7 @@ def run_experiments(
         all_done(folders)
     return folders
 
-# %% ../nbs/11_experiments.ipynb #11-049
+# %% ../nbs/11_experiments.ipynb #11-055
 def begin_run(root: Path, plan: Planned, *, resume: bool = False, overrides: list[str] | None = None, smoke: bool = False) -> RunFolder:
     "Make or reopen a run folder and write down where it comes from."
     run = open_run(root, plan.config, plan.seed, fold=plan.fold or None, resume=resume)
@@ -549,7 +551,7 @@ def all_done(runs: list[RunFolder]) -> None:
         first = f"{bad[0].name} at {facts.get('stage', 'the start')}: {facts.get('error') or 'its process ended without a word'}"
         raise UserError(f"{len(bad)} of {len(runs)} runs did not finish; {first}", remedy="its notebook shows the cell; mend it, then run the same command with --resume")
 
-# %% ../nbs/11_experiments.ipynb #11-056
+# %% ../nbs/11_experiments.ipynb #11-062
 PARTS = {"val": ("validation", "metrics/metrics.json"), "test": ("test", "metrics/test_metrics.json")}
 HEADLINE = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "recall_tail": "tail recall"}
 
@@ -583,7 +585,7 @@ def stale_reasons(run: RunFolder, configs: str | os.PathLike = "configs") -> lis
     reasons += [f"{f} was changed after the run" for f, h in small.items() if not (run / f).exists() or sha256_file(run / f) != h]
     return reasons
 
-# %% ../nbs/11_experiments.ipynb #11-058
+# %% ../nbs/11_experiments.ipynb #11-064
 def collect_runs(
     runs: str | os.PathLike = "runs",
 ) -> pd.DataFrame: # a row a run: what it is, its state, its headline metrics with their intervals
@@ -610,7 +612,7 @@ def headline(run: RunFolder) -> dict:
             out |= {f"{part}_{metric}{end}": float("nan") if v is None else float(v) for end, v in zip(("", "_low", "_high"), values, strict=True)}
     return out
 
-# %% ../nbs/11_experiments.ipynb #11-061
+# %% ../nbs/11_experiments.ipynb #11-067
 PAGE_LIMIT = 5_000_000  # bytes
 NO_FETCH = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page's own rule: no script, no request
 _FOLDED = """{%- extends 'basic/index.html.j2' -%}
@@ -630,7 +632,7 @@ nav { font-size: .9rem; } @media print { details.code, nav { display: none; } } 
 {% if notice %}<p class="notice">{{ notice }}</p>{% endif %}{{ body }}</body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-062
+# %% ../nbs/11_experiments.ipynb #11-068
 _TAGS = ("a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small span strong style "
          "sub summary sup table tbody td tfoot th thead tr u ul").split()
 
@@ -646,23 +648,22 @@ def clean_html(
     css = CSSSanitizer()
     return Markup(bleach.clean(str(text), tags=_TAGS, attributes=allowed, protocols=["http", "https", "data"], css_sanitizer=css))
 
-# %% ../nbs/11_experiments.ipynb #11-064
+# %% ../nbs/11_experiments.ipynb #11-070
 def shown_cells(nb, where: object) -> list: # cells of the part `# Run`, without directives
-    "Take the cells that a reader sees: from `# Run` on, without its heading and without nbdev's directives."
+    "Take the cells that a reader sees: those after `# Run`, without nbdev's directives."
     import nbformat
     cells = []
-    for k, cell in enumerate(nb.cells[run_begins(nb.cells, where):]):
+    for cell in nb.cells[run_begins(nb.cells, where) + 1:]:
         if "papermill-error-cell-tag" in cell.metadata.get("tags", []):  # the traceback itself is shown
             continue
-        source = RUN_HEADING.sub("", cell.source, count=1) if k == 0 else re.sub(r"\A(#\|.*\n?)+", "", cell.source)
-        if source.strip():
+        if (source := re.sub(r"\A(#\|.*\n?)+", "", cell.source)).strip():
             cells.append(nbformat.from_dict({**cell, "source": source}))
             for output in cells[-1].get("outputs", []):
                 if "image/png" in output.get("data", {}):
                     output.setdefault("metadata", {}).setdefault("image/png", {}).setdefault("alt", "figure")
     return cells
 
-# %% ../nbs/11_experiments.ipynb #11-065
+# %% ../nbs/11_experiments.ipynb #11-071
 def slim(cells: list, limit: int = PAGE_LIMIT) -> None:
     "Leave out the largest pictures until the rest fits, and say so in their place."
     pictures = sorted(((len(o.data["image/png"]), o) for c in cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})), key=lambda p: -p[0])
@@ -672,6 +673,7 @@ def slim(cells: list, limit: int = PAGE_LIMIT) -> None:
         output["data"] = {"text/plain": f"(a picture of {n / 1e6:.1f} MB is left out here; it is in the notebook)"}
         size -= n
 
+# %% ../nbs/11_experiments.ipynb #11-073
 def render_notebook(
     path: str | os.PathLike,   # executed notebook
     out: str | os.PathLike,    # HTML file
@@ -695,7 +697,10 @@ def render_notebook(
                             body=Markup(body), notice=SIMULATED if simulated else "")
     return write_text(out, page)
 
-# %% ../nbs/11_experiments.ipynb #11-069
+# %% ../nbs/11_experiments.ipynb #11-077
+BASELINES = {"always_ear": "always ear", "always_tail": "always tail", "coin": "a coin", "coin_same_rate": "a coin of the same rate",
+             "metadata_deployable": "hour, day, camera", "metadata_all": "all metadata"}
+
 def score_cell(
     facts: dict,   # a metrics.json
     metric: str,   # e.g. "roc_auc"
@@ -705,29 +710,66 @@ def score_cell(
     rivals = {name: scores[metric] for name, scores in facts.get("baselines", {}).items() if isinstance(scores.get(metric), int | float)}
     best = max(rivals, key=rivals.get) if rivals and metric != "recall_tail" else None
     return {"value": "–" if value is None else f"{value:.3f}",
-            "interval": f"{interval['low']:.2f} to {interval['high']:.2f}" if interval.get("low") is not None else "",
-            "baseline": f"{best.replace('_', ' ')} {rivals[best]:.3f}" if best else ""}
+            "interval": f"{interval['low']:.2f} to {interval['high']:.2f}" if interval.get("low") is not None else "no interval" if value is not None else "",
+            "baseline": f"{BASELINES.get(best, best.replace('_', ' '))} {rivals[best]:.3f}" if best else ""}
 
-# %% ../nbs/11_experiments.ipynb #11-072
+# %% ../nbs/11_experiments.ipynb #11-079
+def lead_sentence(table: pd.DataFrame) -> str:
+    "Count the runs for the first line of the index."
+    count = table.state.value_counts() if len(table) else pd.Series(dtype=int)
+    parts = [f"{count[s]} {w}" for s, w in (("done", "finished"), ("failed", "failed"), ("incomplete", "not finished"), ("smoke", "only a smoke test")) if count.get(s)]
+    rest = " Only finished runs are compared; no difference is a finding unless the paired comparison says so." if count.get("done", 0) > 1 else ""
+    return f"{len(table)} {'run' if len(table) == 1 else 'runs'}: {', '.join(parts) or 'none'}.{rest}"
+
+def best_by_test(runs: list[RunFolder]) -> str:
+    "Say which run the January plan would have chosen, and why that is not followed; empty with fewer than two."
+    found = {r.name: read_json(r / PARTS["test"][1])["metrics"].get("f1_tail") for r in runs}
+    known = {k: v for k, v in found.items() if v is not None}
+    if len(known) < 2:
+        return ""
+    best = max(known, key=known.get)
+    return (f"The January plan's rule, highest tail F1 on test, would choose {best} (tail F1 {known[best]:.3f}). It is not followed: "
+            "who chooses on the test set has no test set left.")
+
+# %% ../nbs/11_experiments.ipynb #11-082
+ANSWERS = {"met": "met", "not met": "not", "cannot be told": "tell"}  # how the lab's criteria are answered, and the colour's name
+
+def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (criterion, what is asked, an answer a run)
+    "Put the lab's criteria to every run, the question of seeds to all seeds of its experiment and fold."
+    if not runs:
+        return {"columns": [], "rows": []}
+    from crosssuck.eval import criteria
+    facts = {r.name: {p: read_json(r / name) for p, (_, name) in PARTS.items()} for r in runs}
+    rows: dict[tuple[str, str], list[dict]] = {}
+    for run in runs:
+        seeds = [facts[r.name]["test"] for r in runs if r.path.parent == run.path.parent]
+        select_by = read_yaml(run / "config.yaml")["optim"]["select_by"]
+        for c in criteria(facts[run.name]["val"], facts[run.name]["test"], read_json(run / "training_history.json"), seeds=seeds, select_by=select_by).to_dict("records"):
+            css = next((v for k, v in ANSWERS.items() if c["answer"].startswith(k)), "tell")
+            rows.setdefault((c["criterion"], c["asked"]), []).append({"answer": c["answer"], "why": c["found"], "css": css})
+    return {"columns": [r.name for r in runs], "rows": [(*key, answers) for key, answers in rows.items()]}
+
+# %% ../nbs/11_experiments.ipynb #11-085
 _INDEX = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{{ rule }}"><title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}
 body { max-width: 84rem; } .small { font-size: .8rem; color: #666; } td.num { white-space: nowrap; } tbody.run { border-top: 2px solid #bbb; }
-.met { color: #00664a; } .not { color: #B00020; } .tell { color: #666; } .stale { color: #B00020; font-size: .85rem; } td.says { max-width: 30rem; }
+.met { color: #00664a; } .not { color: #B00020; } .tell { color: #666; } .stale { color: #B00020; font-size: .85rem; } td.says { padding-bottom: .8rem; } td.name { min-width: 12rem; max-width: 18rem; overflow-wrap: anywhere; }
+.runs tr:not(:nth-child(even)) td { border-bottom: none; }
 </style></head><body><h1>{{ title }}</h1>
 {% if notice %}<p class="notice">{{ notice }}</p>{% endif %}<p>{{ lead }}</p>
 <h2>Finished runs</h2>
-{% if done %}<div class="wide"><table><thead><tr><th>experiment</th><th>seed</th><th>scored on</th><th>events</th>
-{% for name in metrics %}<th>{{ name }}</th>{% endfor %}<th>what it shows</th></tr></thead>
+{% if done %}<div class="wide"><table class="runs"><thead><tr><th>experiment</th><th>seed</th><th>scored on</th><th>events</th>
+{% for name in metrics %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 {% for r in done %}<tbody class="run">{% for p in r.parts %}<tr>
-{% if loop.first %}<td rowspan="{{ r.parts|length }}"><b>{{ r.experiment }}</b>{% if r.fold %} / {{ r.fold }}{% endif %}
+{% if loop.first %}<td rowspan="{{ 2 * r.parts|length }}" class="name"><b>{{ r.experiment }}</b>{% if r.fold %} / {{ r.fold }}{% endif %}
 {% if r.simulated and not notice %}<br><span class="small">simulated calves</span>{% endif %}{% if r.note %}<br><span class="small">{{ r.note }}</span>{% endif %}
 {% if r.stale %}<br><span class="stale">stale: {{ r.stale }}</span>{% endif %}
 <br>{% for name, href in r.links %}<a href="{{ href }}">{{ name }}</a>{% if not loop.last %} · {% endif %}{% endfor %}</td>
-<td rowspan="{{ r.parts|length }}">{{ r.seed }}</td>{% endif %}
-<td>{{ p.name }}</td><td class="num">{{ p.n }}<br><span class="small">{{ p.tail }} tail, {{ p.units }}</span></td>
-{% for c in p.cells %}<td class="num"><b>{{ c.value }}</b><br>{{ c.interval }}{% if c.baseline %}<br><span class="small">{{ c.baseline }}</span>{% endif %}</td>{% endfor %}
-<td class="says">{{ p.verdict }}</td></tr>{% endfor %}</tbody>{% endfor %}</table></div>
+<td rowspan="{{ 2 * r.parts|length }}">{{ r.seed }}</td>{% endif %}
+<td>{{ p.name }}</td><td class="num">{{ p.n }}<br><span class="small">{{ p.tail }} tail{% if p.units %}, {{ p.units }}{% endif %}</span></td>
+{% for c in p.cells %}<td class="num"><b>{{ c.value }}</b><br>{{ c.interval }}{% if c.baseline %}<br><span class="small">{{ c.baseline }}</span>{% endif %}</td>{% endfor %}</tr>
+<tr><td class="says" colspan="{{ 2 + metrics|length }}">{{ p.verdict }}{% if p.rest %} <span class="small">{{ p.rest }}</span>{% endif %}</td></tr>{% endfor %}</tbody>{% endfor %}</table></div>
 <p class="small">Below each score: its 95 % interval, and in grey the best baseline on the same events. {{ method }}</p>
 {% else %}<p>No run is finished yet.</p>{% endif %}
 {% if criteria.rows %}<h2>The lab's criteria</h2><div class="wide"><table><thead><tr><th>criterion</th>{% for c in criteria.columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
@@ -739,7 +781,7 @@ body { max-width: 84rem; } .small { font-size: .8rem; color: #666; } td.num { wh
 </body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-073
+# %% ../nbs/11_experiments.ipynb #11-086
 def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of the link, address relative to the index)
     "Render the executed notebooks of a run beside the index; one that never came to its run part is left out."
     folder, links = run.name.replace("/", "_"), []
@@ -765,14 +807,15 @@ def copy_pages(extras: Iterable[str | os.PathLike], out: Path) -> list[dict]: # 
             pages.append({"href": href, "title": html.unescape(title[1]) if title else page.stem, "folder": "/".join(page.relative_to(folder.parent).parts[:-1])})
     return pages
 
-# %% ../nbs/11_experiments.ipynb #11-074
+# %% ../nbs/11_experiments.ipynb #11-087
 def run_parts(run: RunFolder) -> list[dict]: # a row of the index for validation, one for test
     "Give what the index shows of a finished run."
     parts = []
     for words, name in PARTS.values():
         facts = read_json(run / name)
-        units = next((f"{i['n_units']} {i['unit']}" for i in facts["intervals"].values() if i and i.get("n_units")), "")
-        parts.append({"name": words, "n": facts["n"], "tail": facts["support"]["tail"], "units": units, "verdict": facts["verdict"],
+        units = next((f"{i['n_units']} {i['unit'].removesuffix('s')}s" for i in facts["intervals"].values() if i and i.get("n_units")), "")
+        first, _, rest = facts["verdict"].partition(". ")
+        parts.append({"name": words, "n": facts["n"], "tail": facts["support"]["tail"], "units": units, "verdict": first + ("." if rest else ""), "rest": rest,
                       "cells": [score_cell(facts, m) for m in HEADLINE]})
     return parts
 
@@ -799,39 +842,3 @@ def write_reports(
                          done=done, apart=apart, metrics=list(HEADLINE.values()), method=f"Intervals: {'; '.join(methods)}." if methods else "",
                          criteria=criteria_table(finished), chosen=best_by_test(finished), pages=copy_pages(extras, out))
     return write_text(out / "index.html", redact(page))
-
-# %% ../nbs/11_experiments.ipynb #11-075
-def lead_sentence(table: pd.DataFrame) -> str:
-    "Count the runs for the first line of the index."
-    count = table.state.value_counts() if len(table) else pd.Series(dtype=int)
-    parts = [f"{count[s]} {w}" for s, w in (("done", "finished"), ("failed", "failed"), ("incomplete", "not finished"), ("smoke", "only a smoke test")) if count.get(s)]
-    rest = " Only finished runs are compared; no difference is a finding unless the paired comparison says so." if count.get("done", 0) > 1 else ""
-    return f"{len(table)} {'run' if len(table) == 1 else 'runs'}: {', '.join(parts) or 'none'}.{rest}"
-
-def best_by_test(runs: list[RunFolder]) -> str:
-    "Say which run the January plan would have chosen, and why that is not followed; empty with fewer than two."
-    found = {r.name: read_json(r / PARTS["test"][1])["metrics"].get("f1_tail") for r in runs}
-    known = {k: v for k, v in found.items() if v is not None}
-    if len(known) < 2:
-        return ""
-    best = max(known, key=known.get)
-    return (f"The January plan's rule, highest tail F1 on test, would choose {best} ({known[best]:.3f} of {len(known)} runs). It is not followed: "
-            "who chooses on the test set has no test set left.")
-
-# %% ../nbs/11_experiments.ipynb #11-076
-ANSWERS = {"met": "met", "not met": "not", "cannot be told": "tell"}  # how the lab's criteria are answered, and the colour's name
-
-def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (criterion, what is asked, an answer a run)
-    "Put the lab's criteria to every run, the question of seeds to all seeds of its experiment and fold."
-    if not runs:
-        return {"columns": [], "rows": []}
-    from crosssuck.eval import criteria
-    facts = {r.name: {p: read_json(r / name) for p, (_, name) in PARTS.items()} for r in runs}
-    rows: dict[tuple[str, str], list[dict]] = {}
-    for run in runs:
-        seeds = [facts[r.name]["test"] for r in runs if r.path.parent == run.path.parent]
-        select_by = read_yaml(run / "config.yaml")["optim"]["select_by"]
-        for c in criteria(facts[run.name]["val"], facts[run.name]["test"], read_json(run / "training_history.json"), seeds=seeds, select_by=select_by).to_dict("records"):
-            css = next((v for k, v in ANSWERS.items() if c["answer"].startswith(k)), "tell")
-            rows.setdefault((c["criterion"], c["asked"]), []).append({"answer": c["answer"], "why": c["found"], "css": css})
-    return {"columns": [r.name for r in runs], "rows": [(*key, answers) for key, answers in rows.items()]}

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -79,7 +80,7 @@ class Factored(nn.Module):
         super().__init__()
         self.space = nn.Conv3d(n_in, n_out, (1, 3, 3), (1, stride, stride), (0, 1, 1), bias=False)
         self.time = nn.Conv3d(n_out, n_out, (3, 1, 1), (step, 1, 1), (1, 0, 0), bias=False)
-        self.norm_space, self.norm_time = nn.GroupNorm(8, n_out), nn.GroupNorm(8, n_out)
+        self.norm_space, self.norm_time = nn.BatchNorm3d(n_out), nn.BatchNorm3d(n_out)
         same = n_in == n_out and stride == step == 1
         self.skip = nn.Identity() if same else nn.Conv3d(n_in, n_out, 1, (step, stride, stride), bias=False)
         nn.init.zeros_(self.norm_time.weight)  # a block begins as its skip
@@ -90,13 +91,14 @@ class Factored(nn.Module):
 # %% ../nbs/05_model.ipynb #05-015
 def r2plus1d_tiny(
     spec: InputSpec,                               # any size and number of frames
-    widths: tuple[int, ...] = (24, 48, 96, 96),    # channels of the blocks
+    widths: tuple[int, ...] = (16, 32, 64, 128),   # channels of the blocks
 ) -> nn.Module: # (B, 3, T, H, W) -> (B, widths[-1])
-    "Build a (2+1)D network of a quarter of a million parameters."
-    stem = [nn.Conv3d(3, widths[0], (1, 7, 7), (1, 4, 4), (0, 3, 3), bias=False), nn.GroupNorm(8, widths[0]), nn.ReLU()]
+    "Build a (2+1)D network of less than 200,000 parameters."
+    def strided(n_in, n_out):
+        return nn.Conv3d(n_in, n_out, (1, 3, 3), (1, 2, 2), (0, 1, 1), bias=False), nn.BatchNorm3d(n_out), nn.ReLU()
     blocks = [Factored(widths[0], widths[0])]
-    blocks += [Factored(a, b, stride=2, step=2 if i else 1) for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False))]
-    net = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool3d(1), nn.Flatten())
+    blocks += [Factored(a, b, stride=2, step=2 if k else 1) for k, (a, b) in enumerate(pairwise(widths))]
+    net = nn.Sequential(*strided(3, widths[0]), *strided(widths[0], widths[0]), *blocks, nn.AdaptiveAvgPool3d(1), nn.Flatten())
     net.width = widths[-1]
     return net
 

@@ -10,7 +10,7 @@ __all__ = ['LAB_KEYS', 'OWN_KEYS', 'SELECTED', 'GAP', 'RECALL', 'TRIVIAL', 'COVE
            'about_coverage', 'about_nan', 'answers', 'findings', 'guards', 'learning_curve', 'curves', 'check_sides',
            'fixed_part', 'Loop', 'start_loop', 'earlier_weights', 'train_step', 'step_seed', 'note_batch',
            'train_epoch', 'close_epoch', 'epoch_row', 'all_metrics', 'epoch_line', 'save_loop', 'load_loop', 'Requeue',
-           'stop_signals', 'record_sources', 'fit', 'is_finished']
+           'stop_signals', 'run_notes', 'record_sources', 'fit', 'is_finished']
 
 # %% ../nbs/06_train.ipynb #06-003
 import contextlib
@@ -31,8 +31,8 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from .core import (CLASSES, COLOUR, Config, LossConfig, OptimConfig, RunFolder, UserError, at_root, atomic_path, figure_png, make_config,
-                            progress, provenance, read_json, read_yaml, sha256_file, write_json, write_page, write_text)
+from .core import (CLASSES, COLOUR, Config, LossConfig, OptimConfig, RunFolder, UserError, at_root, atomic_path, config_dict, figure_png,
+                            make_config, progress, provenance, read_json, read_yaml, sha256_file, write_json, write_page, write_text)
 from .inputs import Batch, EventSet, eval_batches, load_events, train_batches, window_span
 from .metrics import METRICS, point_metrics, trivial_scores
 from .model import (Classifier, Machine, build_model, choose_machine, count_parameters, input_notes, input_spec, load_state, need_torch,
@@ -614,6 +614,8 @@ def load_loop(loop: Loop) -> Loop:
     saved = read_tensors(path)
     if saved["seed"] != loop.seed:
         raise UserError(f"was trained with seed {saved['seed']}, not {loop.seed}", where=path, remedy="resume with its own seed")
+    if saved["config"] != config_dict(loop.config):
+        raise UserError("was trained with another config", where=path, remedy="resume with config.yaml of the run, or give the experiment a new name")
     load_state(loop.model, saved["model"], where=path)
     loop.optimiser.load_state_dict(saved["optimiser"])
     loop.scaler.load_state_dict(saved["scaler"])
@@ -641,6 +643,16 @@ def stop_signals() -> Iterator[list[str]]: # fills with the names of signals tha
             signal.signal(getattr(signal, n), old or signal.SIG_DFL)
 
 # %% ../nbs/06_train.ipynb #06-061
+def run_notes(
+    config: Config,
+    model: Classifier,
+) -> list[str]: # sentences for the report; none where nothing is unusual
+    "Say aloud where a run departs from what a reader would expect of its config."
+    notes, optim = input_notes(config), config.optim
+    if optim.accumulation > 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        notes.append(f"{config.model.backbone} has batch statistics: {optim.accumulation} batches of {optim.batch_size} are not the same as one of {optim.accumulation * optim.batch_size}.")
+    return notes
+
 def record_sources(loop: Loop) -> None:
     "Write label_map.json, manifests_used.txt and the training part of provenance.json."
     config, run = loop.config, loop.run
@@ -655,7 +667,7 @@ def record_sources(loop: Loop) -> None:
     repeated = len(set(loop.train.event_idx.tolist())) < len(loop.train)
     write_json(run / "provenance.json", {**facts, "training": {
         "machine": str(loop.machine), "parameters": count_parameters(loop.model), "support": {k: {c: int((s.label == i).sum()) for i, c in enumerate(CLASSES)} for k, s in sides.items()},
-        "corrections": corrections(config.loss, support, repeated), "input_notes": input_notes(config), "left_out": {k: len(s.left_out) for k, s in sides.items()}}})
+        "corrections": corrections(config.loss, support, repeated), "notes": run_notes(config, loop.model), "left_out": {k: len(s.left_out) for k, s in sides.items()}}})
 
 # %% ../nbs/06_train.ipynb #06-063
 def fit(
@@ -672,6 +684,9 @@ def fit(
         loop = start_loop(config, run, seed, device)
         record_sources(loop)
         loop = load_loop(loop)
+        if max_steps is None and not is_finished(loop):
+            for side in (loop.train, loop.val):
+                side.warm_cache()
         while not is_finished(loop, max_steps):
             complete = train_epoch(loop, asked, max_steps)
             if complete or (max_steps and loop.moves >= max_steps):

@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from crosssuck.cli import app, checkup, given, numbers, predict_table, root_map
+from crosssuck.cli import app, checkup, given, made, numbers, predict_table, root_map
 from crosssuck.core import UserError
 from crosssuck.simulation import tiny_drive, tiny_events, tiny_predictions, tiny_study
 
@@ -125,6 +125,8 @@ def test_paths_are_looked_for_here_then_at_the_root(tmp_path, monkeypatch):
     (tmp_path / "here/configs").mkdir()
     assert given(Path("configs")) == tmp_path / "here/configs"
     assert given(None, "runs") == root / "runs" and given(Path("new")) == tmp_path / "here/new"
+    (root / "reports").mkdir()
+    assert made(Path("reports")) == tmp_path / "here/reports" and made(None, "reports") == root / "reports" and made(None) is None
 
 
 def test_from_workbook_to_clips(drive, linked):

@@ -180,6 +180,42 @@ def test_worker_that_dies_without_a_word_is_not_done(project, monkeypatch):
     assert launch_local([run], say=quiet) == [-9] and run_state(run) == "incomplete"
 
 
+SMOKE = """data: {{split_dir: {study}/split, clips: {study}/clips/clips.csv, simulated: true}}
+window: {{num_frames: 4, sample_fps: 5.0, views: 2}}
+geometry: {{policy: squash, size_px: 48}}
+model: {{backbone: r2plus1d_tiny, weights: none, head_dropout: 0.1}}
+optim: {{lr: 0.001, epochs: 2, batch_size: 4, amp: false}}
+loader: {{workers: 0}}
+"""
+
+
+def test_smoke_of_the_real_notebooks(tmp_path, monkeypatch):
+    "Notebooks 06, 07 and 08 go through the real launcher with a few steps of a real network on real clips."
+    from crosssuck.simulation import tiny_study
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(ROOT))
+    facts = read_json(tiny_study() / "split/split.json")
+    text = SMOKE.format(study=tiny_study()) .replace("simulated: true", f"simulated: true, scheme: {facts['scheme']}, split_seed: {facts['split_seed']}")
+    config = write_text(tmp_path / "smoke.yaml", text)
+    said = []
+    try:
+        run, = run_experiments([config], [3], runs=tmp_path / "runs", smoke=True, say=said.append)
+    except UserError as e:
+        raise AssertionError("\n".join([*said, str(e)])) from e
+    assert run_state(run) == "smoke" and collect_runs(tmp_path / "runs").state.tolist() == ["smoke"]
+    for notebook_name in ("06_train", "07_eval", "08_calibration"):
+        nb = nbformat.read(run / f"{notebook_name}.ipynb", as_version=4)
+        text = (run / f"{notebook_name}.ipynb").read_text()
+        assert str(ROOT) not in text and not any(o.output_type == "error" for c in nb.cells if c.cell_type == "code" for o in c.outputs)
+        assert any("image/png" in o.get("data", {}) for c in nb.cells if c.cell_type == "code" for o in c.outputs), f"{notebook_name} shows no figure"
+    index = write_reports(tmp_path / "runs", tmp_path / "reports")
+    page = index.read_text()
+    assert "only a smoke test" in page and "No run is finished yet" in page
+    for page in (tmp_path / "reports/smoke_s3").glob("*.html"):
+        html = page.read_text()
+        assert page.stat().st_size < PAGE_LIMIT and SIMULATED in html and "<script" not in html and "data:image/png" in html
+        assert not re.search(r"(src|href)=[\"']https?://", html) and "#| export" not in html
+
+
 # ---- state and pages -----------------------------------------------------------------------------------------
 
 def test_states_and_stale_are_read_from_files(runs):
@@ -236,7 +272,7 @@ def test_no_runs_give_a_page_all_the_same(project):
 
 def notebook(tmp_path, *outputs, prose=""):
     v4 = nbformat.v4
-    cells = [v4.new_code_cell("library_secret = 1", outputs=[v4.new_output("stream", text="library output")]), v4.new_markdown_cell("# Run\n" + prose),
+    cells = [v4.new_code_cell("library_secret = 1", outputs=[v4.new_output("stream", text="library output")]), v4.new_markdown_cell("# Run\nThe library is above."), v4.new_markdown_cell(prose),
              v4.new_code_cell("#| run\nwork()", outputs=list(outputs))]
     path = tmp_path / "executed.ipynb"
     nbformat.write(v4.new_notebook(cells=cells), path)

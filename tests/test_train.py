@@ -383,11 +383,15 @@ def test_a_finished_run_is_left_alone(whole):
     assert timeless(t.fit(config(), run, 0, device="cpu")) == timeless(h) and (run / "last.ckpt").read_bytes() == before
     with pytest.raises(UserError, match="was trained with seed 0, not 1"):
         t.fit(config(), run, 1, device="cpu")
+    with pytest.raises(UserError, match="last.ckpt: was trained with another config"):
+        t.fit(config(optim={"epochs": 3}), run, 0, device="cpu")
 
 
 def test_accumulation_equals_the_whole_batch(tmp_path):
     cfg, run = begin(tmp_path, config(model={"head_dropout": 0.0}, augment={"mixup_alpha": 0.0}, optim={"batch_size": 8}))
     loops = [t.start_loop(cfg, run, 0, "cpu") for _ in range(2)]
+    for loop in loops:
+        loop.model.eval()       # no batch statistics
     batch = next(iter(train_batches(loops[0].train, cfg, 0, 1)))
     parts = [t.Batch(*(getattr(batch, f)[part] for f in ("video", "label", "event_idx", "view", "overlap_s", "other_overlap_s"))) for part in (slice(0, 5), slice(5, 8))]
     gradients = []
@@ -447,6 +451,13 @@ def test_the_fixed_part_is_fixed_and_has_the_counts_of_validation():
     repeated = train.subset([*range(len(train)), *range(len(train))])
     part = t.fixed_part(repeated, {"ear": 100, "tail": 100})
     assert len(set(part.event_idx)) == len(part) == len(train)
+
+
+def test_what_accumulation_cannot_equal_is_said_aloud():
+    two = config(optim={"accumulation": 2})
+    assert any("r2plus1d_tiny has batch statistics: 2 batches of 4 are not the same as one of 8" in n for n in t.run_notes(two, build_model(two)))
+    for quiet in (config(), config(optim={"accumulation": 2}, model={"backbone": "mvit_tiny"})):
+        assert t.run_notes(quiet, build_model(quiet)) == []
 
 
 def test_class_weights_come_from_the_training_split(tmp_path):
@@ -512,7 +523,7 @@ def test_the_notebook_runs_through_papermill(tmp_path, root, monkeypatch):
                                parameters={"experiment": "t", "seed": 0, "run_dir": str(run.path), "smoke": True}, cwd=str(tmp_path))
     text = (run / "06_train.ipynb").read_text()
     assert (run / "best.ckpt").exists() and len(read_json(run / "training_history.json")["epoch"]) == 1
-    for words in ("nothing about calves", "the loss sees", "Best epoch by macro_f1", "image/png", "optim.lr"):
+    for words in ("nothing about calves", "the loss sees", "Best epoch by macro_f1", "image/png", "lr 0.002; epochs 2", "leak"):
         assert words in text, words
     assert config_dict(cfg) == config_dict(load_checkpoint(run / "best.ckpt")[1])
 

@@ -1,0 +1,245 @@
+"09_confounds: a shortcut that is there is found, one that is not there is not, and what cannot be done says why."
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from crosssuck.confounds import (
+    COLUMNS,
+    PICTURES,
+    background_row,
+    between_share,
+    colour_row,
+    confounds,
+    film_rows,
+    free_stretches,
+    leak_row,
+    over_bouts,
+    panel_words,
+    purity_row,
+    rank_auc,
+    repeat_row,
+    shown_panel,
+)
+from crosssuck.core import UserError, make_config, open_run, read_json, write_csv, write_json
+from crosssuck.simulation import tiny_events, tiny_predictions, tiny_study
+
+
+def two_sides(n=800, seed=2):
+    every = tiny_events(n, seed=seed)
+    every = every[every.behavior.isin(["ear", "tail"]) & ~every.group.isin([4, 5])].reset_index(drop=True)
+    held = pd.factorize(every.bout_id)[0] % 3 == 0
+    return every[~held].reset_index(drop=True), every[held].reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def sides():
+    return two_sides()
+
+
+# the lab's own table
+
+@pytest.mark.lab
+def test_january_diagnostics_of_e1(lab, tmp_path):
+    panel = confounds(lab / "E1/predictions_val.csv", lab / "train_v4.csv", lab / "val_v4.csv", tmp_path, n_boot=300).set_index("what")
+    assert panel.figure["the model, all pairs"] == pytest.approx(0.490, abs=5e-4)
+    assert panel.figure["probabilities three times or more (4 decimals)"] == 2 and not panel.doubt["probabilities three times or more (4 decimals)"]
+    assert panel.figure["hour, day and camera alone (no picture)"] > 0.65 and panel.doubt["hour, day and camera alone (no picture)"]
+    assert panel.doubt["leaks between training and validation"]  # the lab's bouts end where a file ends
+    assert panel.n["the model, all pairs"] == 361
+    page = (tmp_path / "confounds.html").read_text()
+    events = pd.read_csv(lab / "val_v4.csv", dtype=str)
+    assert not [w for w in {*events.video_filename, *events.video_path} if w in page]
+
+
+# the statistics
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_auc_is_scikit_learns_ties_included(seed):
+    rng = np.random.default_rng(seed)
+    y, score = rng.random(60) < 0.3, rng.integers(0, 8, 60) / 8
+    assert rank_auc(y, score) == pytest.approx(roc_auc_score(y, score))
+
+
+def test_pairs_within_a_cell_forget_the_cell():
+    rng = np.random.default_rng(0)
+    cell = np.repeat(np.arange(10), 30)
+    y = rng.random(300) < np.linspace(0.05, 0.9, 10)[cell]
+    assert rank_auc(y, cell.astype(float)) > 0.7
+    assert rank_auc(y, cell.astype(float), cell) == 0.5
+    assert np.isnan(rank_auc(np.ones(5, bool), np.arange(5.0)))
+
+
+def test_interval_over_bouts_is_wider_than_over_events():
+    rng = np.random.default_rng(0)
+    bout = np.repeat(np.arange(60), 5)
+    x = rng.normal(size=60)[bout] + 0.3 * rng.normal(size=300)
+    width = [np.diff(over_bouts(b, lambda i: x[i].mean(), 300))[0] for b in (bout, np.arange(300))]
+    assert width[0] > 1.6 * width[1]
+
+
+@pytest.mark.parametrize(("between", "share"), [(0.0, 0.0), (1.0, 0.5), (3.0, 0.9)])
+def test_share_between_cells_is_found(between, share):
+    rng = np.random.default_rng(1)
+    cell = np.repeat(np.arange(200), 4)
+    assert between_share(between * rng.normal(size=200)[cell] + rng.normal(size=800), cell) == pytest.approx(share, abs=0.07)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_free_stretches_touch_no_event(seed):
+    rng = np.random.default_rng(seed)
+    spans = [(s, s + d) for s, d in zip(rng.uniform(-3, 12, 4), rng.uniform(0, 4, 4), strict=True)]
+    free = free_stretches(10, spans, 0.5)
+    for low, high in free:
+        assert 0 <= low < high <= 10
+        assert all(high <= a - 0.5 + 1e-9 or low >= b + 0.5 - 1e-9 for a, b in spans)
+    times = np.linspace(0, 9.999, 500)
+    inside = np.array([any(low <= t <= high for low, high in free) for t in times])
+    near = np.array([any(a - 0.5 < t < b + 0.5 for a, b in spans) for t in times])
+    assert (inside ^ near).mean() > 0.99  # every moment is one or the other
+
+
+def test_repeats_agree_with_the_report(sides):
+    from crosssuck.eval import repeated_values
+    table = tiny_predictions(sides[1], 0.6).assign(prob_tail=lambda t: 0.45 + t.prob_tail / 20)
+    row, facts = repeat_row(table), repeated_values(table.prob_tail)
+    assert row["figure"] == facts["repeated"] and f"gives {facts['expected']:.1f} by chance" in row["means"]
+
+
+def test_leaks_and_purity_are_seen(sides):
+    train, val = sides
+    assert leak_row(train, val)["figure"] == 0 and not leak_row(train, val)["doubt"]
+    assert leak_row(train, pd.concat([val, train[:5]], ignore_index=True))["doubt"]
+    whole = val.assign(video_filename="one.mp4")
+    assert purity_row(whole)["figure"] == 0 and not purity_row(whole)["doubt"]
+
+
+# pictures: a study in which only the colour tells the label, or nothing does
+
+def coloured_study(folder, red):
+    "Sixty training and sixty validation events of noise; tail clips are redder by `red` grey levels."
+    from crosssuck.video import write_video
+    rng = np.random.default_rng(0)
+    every = tiny_events(900, seed=4)
+    every = every[every.group.isin([1, 2])].drop_duplicates("bout_id").groupby("behavior").head(60).query("behavior in ('ear', 'tail')")
+    every = every.groupby("behavior").head(40).reset_index(drop=True).assign(duration_sec=2, end_s=lambda t: t.start_s + 3)
+    rows = []
+    for e in every.itertuples():
+        frames = rng.integers(80, 120, (45, 32, 48, 3)).astype(np.uint8)
+        frames[..., 0] += np.uint8(red * (e.behavior == "tail"))
+        name = f"evt_{e.event_idx:04d}_{e.behavior}.mp4"
+        write_video(folder / "clips" / name, frames, 5)
+        rows.append((name, 3.0, 9.0, 5.0, 48, 32, 48, 32, "proxy", "test", "ok", ""))
+    more = pd.DataFrame(rows, columns=["clip_path", "clip_event_offset_s", "clip_duration_s", "clip_fps", "clip_width_px", "clip_height_px", "source_width_px",
+                                       "source_height_px", "clip_mode", "recipe", "status", "error"])
+    write_csv(folder / "clips" / "clips.csv", pd.concat([every.drop(columns="bout_id"), more], axis=1))
+    side = np.arange(len(every)) % 2
+    for k, name in enumerate(("train", "val", "test_ood")):
+        write_csv(folder / "split" / f"{name}.csv", every[side == k % 2])
+    write_json(folder / "split" / "split.json", {"scheme": "bout", "split_seed": 42})
+    return every[side == 0], every[side == 1]
+
+
+def fitted_run(folder):
+    "A run whose head was fitted on the training side's features: it knows whatever the features hold."
+    import torch
+    from sklearn.linear_model import LogisticRegression
+
+    from crosssuck.inputs import eval_batches, load_events
+    from crosssuck.model import build_model, input_spec, save_checkpoint
+    torch.manual_seed(0)
+    config = make_config({"experiment": "test", "data": {"split_dir": str(folder / "split"), "clips": str(folder / "clips" / "clips.csv"), "simulated": True},
+                          "optim": {"lr": 1e-3, "epochs": 1, "batch_size": 16}, "window": {"num_frames": 4, "sample_fps": 5.0, "views": 1},
+                          "geometry": {"policy": "squash", "size_px": 32}, "loader": {"workers": 0}, "model": {"backbone": "r2plus1d_tiny", "weights": "none"}})
+    model = build_model(config).eval()
+    events = load_events(config, "train", spec=input_spec(config))
+    with torch.inference_mode():
+        seen = torch.cat([model.backbone(b.video) for b in eval_batches(events, config, views=1)]).numpy()
+    scale = seen.std(0) + 1e-6
+    fit = LogisticRegression(C=1.0, max_iter=1000).fit((seen - seen.mean(0)) / scale, events.label)
+    weight = torch.tensor(fit.coef_[0] / scale, dtype=torch.float32)
+    bias = float(fit.intercept_[0] - (fit.coef_[0] / scale) @ seen.mean(0))
+    last = model.head[-1]
+    with torch.no_grad():
+        last.weight[:] = torch.stack([-weight / 2, weight / 2])
+        last.bias[:] = torch.tensor([-bias / 2, bias / 2])
+    run = open_run(folder / "runs", config, seed=0)
+    save_checkpoint(run / "best.ckpt", model, config, epoch=1)
+    return run
+
+
+@pytest.fixture(scope="module", params=[0, 40], ids=["nothing tells", "colour tells"])
+def study(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("coloured")
+    train, val = coloured_study(folder, request.param)
+    return request.param, train, val, fitted_run(folder)
+
+
+def test_a_colour_shortcut_is_found_and_none_is_invented(study):
+    red, train, val, run = study
+    colour = colour_row(run, 300)
+    film = {r["what"]: r for r in film_rows(run, "cpu", 300)}
+    background = background_row(run, "cpu", 300)
+    assert colour["n"] == background["n"] == len(val)
+    for r in (colour, background, *film.values()):
+        assert r["doubt"] == (red > 0), r
+    if red:
+        assert colour["figure"] == 1 and "shortcut" in colour["means"] and "order of the frames is not used" in film["frames in another order"]["means"]
+
+
+def test_the_whole_panel_of_a_run(study, tmp_path):
+    red, train, val, run = study
+    from crosssuck.confounds import ask_again
+    panel = confounds(ask_again(run, device="cpu"), train, val, tmp_path, run=run.path, simulated=True, device="cpu", n_boot=200)
+    assert panel.columns.tolist() == COLUMNS and not panel.means.str.contains("needs a run").any()
+    assert panel.set_index("what").figure["a probe reads the group from the features"] is not None
+    assert ("colour and brightness" in panel_words(panel)) == (red > 0)
+    assert len(read_json(tmp_path / "confounds.json")["rows"]) == len(panel) == len(pd.read_csv(tmp_path / "confounds.csv"))
+    assert "nothing about calves" in (tmp_path / "confounds.html").read_text()
+
+
+# what cannot be done
+
+def test_without_a_run_every_picture_check_says_why(sides):
+    panel = confounds(tiny_predictions(sides[1], 0.8), *sides, n_boot=200)
+    undone = panel[panel.what.isin(PICTURES)]
+    assert len(undone) == len(PICTURES) and undone.figure.isna().all() and undone.means.str.startswith("Not done: it needs a run").all()
+    assert f"{panel.figure.isna().sum()} could not be done" in panel_words(panel)
+    assert (shown_panel(panel)["figure (95 % interval)"] == "–").sum() == panel.figure.isna().sum()
+
+
+def test_a_run_without_checkpoint_leaves_reasons_not_a_crash(sides, tmp_path):
+    study = tiny_study()
+    config = make_config({"experiment": "test", "data": {"split_dir": str(study / "split"), "clips": str(study / "clips" / "clips.csv")},
+                          "optim": {"lr": 1e-3, "epochs": 1, "batch_size": 8}, "window": {"num_frames": 4, "sample_fps": 5.0, "views": 1},
+                          "geometry": {"policy": "squash", "size_px": 32}, "loader": {"workers": 0}, "model": {"backbone": "r2plus1d_tiny", "weights": "none"}})
+    run = open_run(tmp_path, config, seed=0)
+    panel = confounds(tiny_predictions(sides[1], 0.8), *sides, run=run.path, n_boot=100)
+    assert "no such file" in panel.set_index("what").means["one frame, and frames in another order"]
+
+
+def test_a_memorising_model_falls_within_videos_and_an_honest_one_does_not(sides):
+    from crosssuck.splits import video_key
+    train, val = (t.assign(video_filename=[f"h{int(s // 14400)}.mp4" for s in t.start_s]) for t in two_sides(1500, 1))
+    share = (val.behavior == "tail").groupby(video_key(val)).transform("mean")
+    memory = 0.05 + 0.7 * share + 0.2 * np.random.default_rng(0).random(len(val))[pd.factorize(video_key(val))[0]]
+    table = tiny_predictions(val, 0.85).assign(prob_tail=memory, prob_ear=1 - memory, pred_label=np.where(memory >= 0.5, "tail", "ear"))
+    doubts = {name: confounds(t, train, val, n_boot=200).set_index("what").doubt for name, t in (("memory", table), ("honest", tiny_predictions(val, 0.85)))}
+    for what in ("the model, pairs of one video", "spread of the scores between videos"):
+        assert doubts["memory"][what] and not doubts["honest"][what]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda t: t.assign(true_label=np.where(t.true_label == "ear", "tail", "ear")), "true_label is"),
+    (lambda t: t.assign(event_idx=t.event_idx + 10_000), "is not in"),
+])
+def test_predictions_of_other_events_are_refused(sides, tmp_path, change, words):
+    with pytest.raises(UserError, match=words):
+        confounds(change(tiny_predictions(sides[1], 0.8)), *sides, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_class_leaves_reasons(sides):
+    ears = sides[1][sides[1].behavior == "ear"]
+    panel = confounds(tiny_predictions(ears, 0.8), sides[0], ears, n_boot=100)
+    assert panel.set_index("what").means["the model, all pairs"] == "Not done: no pair of an ear and a tail event."

@@ -1,0 +1,163 @@
+"""The long tier (`make check`): twins that must be called at chance, a shortcut that must be noticed, work that is killed and goes on.
+
+The figures it takes are printed, and written to benchmarks/check.json with the date and the versions; benchmarks/README.md shows them.
+"""
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from crosssuck.core import provenance, read_json, write_csv, write_json
+
+pytestmark = pytest.mark.long
+CLI = [str(Path(sys.executable).parent / "crosssuck")]
+
+
+def crosssuck(*words, code=0, **env):
+    done = subprocess.run([*CLI, *map(str, words)], env={**os.environ, **env}, capture_output=True, text=True)
+    assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def prepare(folder: Path, *options) -> Path:
+    "From nothing to clips and a split, with the same verbs as the demo."
+    crosssuck("simulate", folder / "cohort", "--demo", *options)
+    crosssuck("manifest", folder / "cohort/workbook.xlsx", "--out", folder / "manifest")
+    crosssuck("scan", folder / "cohort/videos", "--out", folder / "inventory.csv")
+    crosssuck("link", folder / "manifest/events.csv", folder / "inventory.csv", "--cameras", folder / "cohort/cameras.yaml", "--out", folder / "linked.csv")
+    crosssuck("extract", folder / "linked.csv", "--mode", "proxy", "--out", folder / "clips", "--workers", "2")
+    crosssuck("split", folder / "linked.csv", "--scheme", "bout", "--out", folder / "split")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def study(root, tmp_path_factory) -> Path:
+    "The demo's own study where it has been made, else a new one."
+    made = root / "data/demo"
+    if (made / "clips/clips.csv").exists() and (made / "split/split.json").exists():
+        return made
+    return prepare(tmp_path_factory.mktemp("study"), "--seed", "1")
+
+
+@pytest.fixture(scope="session")
+def figures(root):
+    "What the long tier measured; kept for benchmarks/README.md."
+    taken: dict = {}
+    yield taken
+    if taken:
+        path = root / "benchmarks/check.json"
+        write_json(path, {**(read_json(path) if path.exists() else {}), **taken, "taken": provenance()["libraries"] | {"date": time.strftime("%Y-%m-%d")}})
+
+
+def config_for(root, out: Path, name: str, study: Path, split: Path, clips: Path, **sections) -> Path:
+    facts = yaml.safe_load((root / "configs/demo_v4_roi.yaml").read_text())
+    base = yaml.safe_load((root / "configs" / facts.pop("extends")).read_text())
+    facts = {k: {**base.get(k, {}), **facts.get(k, {}), **sections.get(k, {})} if isinstance({**base, **facts}[k], dict) else {**base, **facts}[k] for k in {**base, **facts}}
+    facts["data"] |= {"split_dir": str(split), "clips": str(clips), "boxes": str(study / "cohort/boxes.csv")}
+    path = out / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(facts))
+    return path
+
+
+def shuffle_labels(study: Path, out: Path, seed: int) -> tuple[Path, Path]:
+    "Copy split and clips table with the labels exchanged at random inside each side: as many of each class as before."
+    rng, label = np.random.default_rng(seed), {}
+    split = out / f"split_{seed}"
+    shutil.copytree(study / "split", split)
+    facts = read_json(split / "split.json")
+    for side in ("train", "val", "test_ood"):
+        table = pd.read_csv(split / f"{side}.csv", dtype=str, keep_default_na=False)
+        table["behavior"] = rng.permutation(table["behavior"].to_numpy())
+        label |= dict(zip(table["event_idx"], table["behavior"], strict=True))
+        write_csv(split / f"{side}.csv", table)
+    from crosssuck.core import sha256_file
+    if "files" in facts:
+        facts["files"] = {k: sha256_file(split / k) if (split / k).exists() else v for k, v in facts["files"].items()}
+    write_json(split / "split.json", facts)
+    clips = study / "clips" / f"clips_shuffled_{seed}.csv"
+    table = pd.read_csv(study / "clips/clips.csv", dtype=str, keep_default_na=False)
+    table["behavior"] = [label.get(i, b) for i, b in zip(table["event_idx"], table["behavior"], strict=True)]
+    write_csv(clips, table)
+    return split, clips
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_model_of_shuffled_labels_is_called_at_chance(root, study, tmp_path, figures, seed):
+    split, clips = shuffle_labels(study, tmp_path, seed)
+    try:
+        config = config_for(root, tmp_path, f"shuffled_{seed}", study, split, clips)
+        crosssuck("run", config, "--seeds", seed, "--runs", tmp_path / "runs")
+    finally:
+        clips.unlink()
+    run = tmp_path / f"runs/shuffled_{seed}/s{seed}"
+    for part in ("metrics", "test_metrics"):
+        facts = read_json(run / f"metrics/{part}.json")
+        i = facts["intervals"]["roc_auc"]
+        print(f"\nshuffled labels, seed {seed}, {part}: ROC AUC {facts['metrics']['roc_auc']:.3f} ({i['low']:.2f} to {i['high']:.2f}), {facts['n']} events. {facts['verdict'].split('.')[0]}")
+        figures[f"shuffled_{seed}_{part}"] = {"roc_auc": facts["metrics"]["roc_auc"], **{k: i[k] for k in ("low", "high", "n_units")}, "n": facts["n"], "call": facts["call"]}
+        assert facts["call"] in ("at_chance", "not_beyond_metadata") and (part == "metrics" or facts["call"] == "at_chance"), facts["verdict"]
+
+
+def test_the_panel_notices_a_shortcut(root, tmp_path, figures):
+    folder = prepare(tmp_path / "study", "--seed", "2", "--shortcut", "1.0")
+    config = config_for(root, tmp_path, "shortcut", folder, folder / "split", folder / "clips/clips.csv", optim={"epochs": 8, "cosine_epochs": 8})
+    crosssuck("run", config, "--seeds", "0", "--runs", tmp_path / "runs")
+    run = tmp_path / "runs/shortcut/s0"
+    crosssuck("confounds", run / "predictions_agg.csv", "--train", folder / "split/train.csv", "--val", folder / "split/val.csv", "--run", run, "--out", tmp_path / "panel", "--simulated")
+    panel = json.loads((tmp_path / "panel/confounds.json").read_text())
+    rows = {r["what"]: r for r in (panel if isinstance(panel, list) else panel["rows"])}
+    for what, r in rows.items():
+        print(f"\nshortcut on: {what}: {r['figure']} ({r.get('low')} to {r.get('high')}) {r['means']}")
+    colour = next(r for what, r in rows.items() if "colour" in what.lower() or "light" in what.lower())
+    metadata = next(r for what, r in rows.items() if "metadata" in what.lower())
+    figures["shortcut"] = {"colour": {k: colour[k] for k in ("figure", "low", "high")}, "metadata": {k: metadata[k] for k in ("figure", "low", "high")}}
+    assert colour["low"] > 0.6 and metadata["low"] > 0.6
+
+
+def test_extraction_killed_at_random_moments_loses_nothing(study, tmp_path):
+    linked = pd.read_csv(study / "linked.csv", dtype=str, keep_default_na=False)
+    write_csv(tmp_path / "linked.csv", linked.head(60))
+    words = [*CLI, "extract", str(tmp_path / "linked.csv"), "--mode", "proxy", "--out", str(tmp_path / "clips"), "--workers", "2"]
+    moments = random.Random(0)
+    for _ in range(20):
+        job = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(moments.uniform(0.3, 3.0))
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+    crosssuck(*words[1:])
+    clips = pd.read_csv(tmp_path / "clips/clips.csv")
+    assert (clips.status == "ok").all() and len(clips) == 60
+    from crosssuck.video import iter_frames, probe
+    for row in clips.itertuples():
+        path = tmp_path / "clips" / row.clip_path
+        assert abs(probe(path).duration_s - row.clip_duration_s) < 0.2
+        assert sum(1 for _ in iter_frames(path)) == probe(path).n_frames
+
+
+def test_a_killed_training_ends_in_the_same_weights(root, study, tmp_path):
+    import torch
+    short = {"optim": {"epochs": 2, "cosine_epochs": 2}}
+    config = config_for(root, tmp_path, "killed", study, study / "split", study / "clips/clips.csv", **short)
+    quiet = {"OMP_NUM_THREADS": "1"}
+    crosssuck("run", config, "--seeds", "0", "--runs", tmp_path / "undisturbed", **quiet)
+    job = None
+    for wait in (20, 25, 30):
+        words = [*CLI, "run", str(config), "--seeds", "0", "--runs", str(tmp_path / "disturbed"), "--resume"]
+        job = subprocess.Popen(words, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(wait)
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+        time.sleep(1)
+    crosssuck("run", config, "--seeds", "0", "--runs", tmp_path / "disturbed", "--resume", **quiet)
+    a, b = (torch.load(tmp_path / d / "killed/s0/last.ckpt", weights_only=True)["model"] for d in ("undisturbed", "disturbed"))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
