@@ -71,7 +71,7 @@ def sweep_figure(
 ):
     "Draw, for every threshold, how many true tails and how many true ears are called tail."
     import matplotlib.pyplot as plt
-    figure = plt.figure(figsize=(4.6 * len(tables), 3.2), dpi=80, layout="constrained")
+    figure = plt.figure(figsize=(4.6 * len(tables), 3.4), dpi=80, layout="constrained")
     for ax, (name, table) in zip(np.atleast_1d(figure.subplots(1, len(tables), sharey=True)), tables.items(), strict=True):
         cut = np.linspace(0, 1, 401)
         for label in ("ear", "tail"):
@@ -82,7 +82,7 @@ def sweep_figure(
         if steep := cliff(table):
             ax.axvspan(steep["start"], steep["end"], color=COLOUR["bad"], alpha=0.15, lw=0, label="cliff")
         ax.set(title=name, xlabel="threshold", xlim=(0, 1), ylim=(-0.02, 1.05))
-        ax.legend(frameon=False, fontsize=8, loc="upper right")
+        ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=3)
         ax.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("share called tail")
     plt.close(figure)  # it is shown where it is returned, once

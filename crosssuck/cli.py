@@ -39,7 +39,7 @@ class OneLine(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("interrupted; what was finished stands, the same command goes on from there", err=True)
+            typer.echo("interrupted; what was finished stands: call it again to go on ('run' with --resume)", err=True)
             raise typer.Exit(130) from None
         except Exception as e:
             line = None if os.environ.get("CROSSSUCK_DEBUG") else fault_line(e)
@@ -59,7 +59,7 @@ def verb(
     example: str, # a command line that works
 ):
     "Register a function as a verb, with its example under its help."
-    return app.command(name, epilog=f"Example:  crosssuck {name} {example}", no_args_is_help="OUT" in example or None)
+    return app.command(name, epilog=f"Example:  crosssuck {name} {example}")
 
 def main() -> None:
     "Run the command (the entry point of `crosssuck`); called from elsewhere, the project is the checkout that this file lies in."
@@ -103,17 +103,23 @@ Roots = Annotated[Optional[list[str]], typer.Option("--root", help=r"OLD=NEW: wh
 # %% ../nbs/12_cli.ipynb #12-013
 @verb("simulate", "data/cohort --seed 7")
 def simulate_verb(out: Path, seed: Annotated[int, typer.Option(help="everything is drawn from it")] = 0,
+                  demo: Annotated[bool, typer.Option("--demo", help="the cohort of `make demo`: fewer ears a tail")] = False,
                   shortcut: Annotated[float, typer.Option(min=0, max=1, help="how far light, camera and place tell the label; 0: only the behaviour does")] = 0.0,
-                  set_: Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE of the simulation's settings; may be repeated")] = None, workers: Workers = 2):
+                  set_: Annotated[Optional[list[str]], typer.Option("--set", help="KEY=VALUE of the simulation's settings, e.g. events=200; may be repeated")] = None, workers: Workers = 2):
     "Draw a cohort in the lab's own formats: workbook, video folders, cameras.yaml."
     from dataclasses import fields
 
     from crosssuck.core import UserError, nest
     from crosssuck.simulation import SimulationSettings, simulate_cohort
-    more = nest(set_ or [])
-    if unknown := sorted(set(more) - {f.name for f in fields(SimulationSettings)}):
-        raise UserError(f"unknown setting {unknown[0]!r}", where="--set", remedy=f"choose from {', '.join(f.name for f in fields(SimulationSettings))}")
-    typer.echo(f"wrote {simulate_cohort(out, SimulationSettings(**{**more, 'seed': seed, 'shortcut': shortcut}), workers=workers)}")
+    more = {k: tuple(v) if isinstance(v, list) else v for k, v in nest(set_ or []).items()}
+    known = [f.name for f in fields(SimulationSettings)]
+    if unknown := sorted(set(more) - set(known)):
+        raise UserError(f"unknown setting {unknown[0]!r}", where="--set", remedy=f"choose from {', '.join(known)}")
+    try:
+        settings = (SimulationSettings.demo if demo else SimulationSettings)(**{**more, "seed": seed, "shortcut": shortcut})
+    except TypeError as e:
+        raise UserError(f"a setting is of the wrong type ({e})", where="--set", remedy="write numbers as numbers, groups as [1, 2]") from None
+    typer.echo(f"wrote {simulate_cohort(out, settings, workers=workers)}")
 
 # %% ../nbs/12_cli.ipynb #12-014
 @verb("manifest", "final_manifest.xlsx --out data/manifest")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADLINE', 'RIVALS', 'NEXT', 'WORKS', 'BANDS', 'SMALL', 'MET', 'NOT_MET', 'UNKNOWN', 'EXPECTED', 'PAIRED',
-           'RUN_TABLES', 'RUN_FILES', 'span_words', 'next_step', 'answers', 'headline', 'confusion_figure',
+           'RUN_TABLES', 'RUN_FILES', 'span_words', 'next_step', 'answers', 'beaten', 'headline', 'confusion_figure',
            'bout_weights', 'curve_points', 'curves_figure', 'cells', 'breakdown', 'repeated_values', 'decide',
            'criteria', 'expectations', 'most_wrong', 'assess', 'which_part', 'report_blocks', 'shown', 'evaluate',
            'flip_test', 'event_shares', 'paired', 'judge_pairs', 'collect_items', 'align', 'compare_part',
@@ -31,7 +31,7 @@ from .splits import read_part
 HEADLINE = {"roc_auc": "ROC AUC", "average_precision": "average precision", "macro_f1": "macro F1", "recall_tail": "tail recall",
             "precision_tail": "tail precision", "f1_tail": "tail F1", "recall_ear": "ear recall", "accuracy": "accuracy", "ece": "calibration error (ECE)", "brier": "Brier score"}
 RIVALS = {"always_ear": "always answering ear", "coin_same_rate": "a coin that says tail as often",
-          "metadata_deployable": "hour, day and camera alone", "metadata_all": "all metadata, no picture"}
+          "metadata_deployable": "hour, day and camera alone", "metadata_all": "all metadata without a picture"}
 
 def span_words(
     facts: dict,      # as in metrics.json
@@ -53,18 +53,21 @@ NEXT = {
                  "Look at what the model is shown (film strips in notebook 04a, crosssuck confounds), then train again.",
     "not_beyond_metadata": "First show that it sees behaviour: run crosssuck confounds, and leave one group out.",
     "above_chance": "Test it on groups it has never seen, choose the threshold on validation (crosssuck calibrate), and look at the events it gets most wrong.",
+    "above_chance, test": "Leave one group out to see whether it holds beyond these groups, choose the threshold on validation (crosssuck calibrate), "
+                          "and look at the events it gets most wrong.",
     "above_chance, roughly": "Score more tail events: with {tails} of them the ROC AUC is known only to within {width:.2f}. "
                              "Then choose the threshold on validation (crosssuck calibrate).",
 }
 
 def next_step(
     facts: dict,      # as in metrics.json
+    part: str = "validation",
 ) -> str:
     "Say what to do next, from the call on the ROC AUC and the width of its interval."
     ends = facts["intervals"].get("roc_auc", {"low": 0, "high": 0})
     width = ends["high"] - ends["low"]
-    rough = facts["call"] == "above_chance" and width > 0.2
-    return NEXT[facts["call"] + ", roughly" * rough].format(tails=facts["support"]["tail"], width=width)
+    more = ", roughly" if width > 0.2 else ", test" if part == "test" else ""
+    return NEXT[facts["call"] + (more if facts["call"] == "above_chance" else "")].format(tails=facts["support"]["tail"], width=width)
 
 # %% ../nbs/07_eval.ipynb #07-011
 WORKS = {
@@ -77,17 +80,26 @@ WORKS = {
 
 def answers(
     facts: dict,           # as in metrics.json
-    part: str = "validation",
+    part: str | None = None, # validation or test; as the facts say, if not given
 ) -> pd.DataFrame: # question, answer
     "Answer a reader's five questions in words."
+    part = part or facts.get("part", "validation")
     ends, (ears, tails) = facts["intervals"].get("roc_auc"), facts["confusion_matrix"]
     drawn = f"The intervals come from drawing {ends['n_units']} bouts anew; the tail events lie in {ends['n_deciding']} of them." if ends else ""
     rows = [("Does it work?", WORKS[facts["call"]]),
             ("How sure is that?", f"ROC AUC {span_words(facts, 'roc_auc')}; 0.50 is a coin, 1.00 is perfect. Macro F1 {span_words(facts, 'macro_f1')}. {drawn}"),
             ("On how many events?", f"{sum(tails)} tail and {sum(ears)} ear events ({part}). Of the tail events it found {tails[1]}."),
-            ("Better than what?", f"{_beside(facts, 'roc_auc')} {_beside(facts, 'macro_f1')}"),
-            ("What next?", next_step(facts))]
+            ("Better than what?", f"{beaten(facts)} {_beside(facts, 'roc_auc')} {_beside(facts, 'macro_f1')}"),
+            ("What next?", next_step(facts, part))]
     return pd.DataFrame(rows, columns=["question", "answer"])
+
+def beaten(facts: dict) -> str:
+    "Name the baselines that the ROC AUC is shown to beat, with its interval, or with that of the paired difference."
+    low = facts["intervals"].get("roc_auc", {}).get("low", 0)
+    gain = {k: facts["differences"][k]["low"] if k in facts.get("differences", {}) else low - facts["baselines"][k]["roc_auc"]
+            for k in RIVALS if "roc_auc" in facts["baselines"].get(k, {})}
+    won, lost = ([RIVALS[k] for k in gain if (gain[k] > 0) == better] for better in (True, False))
+    return "Shown to rank better than " + (", ".join(won) + (f"; not than {', '.join(lost)}" if lost else "") if won else "none of these") + "."
 
 def _beside(facts: dict, metric: str) -> str:
     "Set a metric against the baselines that have it."
@@ -200,7 +212,7 @@ SMALL = (10, 5)  # fewer events, or fewer tails, make a small cell
 
 def cells(
     table: pd.DataFrame, # predictions joined to their events
-) -> dict[str, pd.Series]: # field -> the value of each event, as text
+) -> dict[str, pd.Series]: # field -> the cell of each event
     "Name the cell of each event, for every field that the table has."
     fields = {}
     if {"group", "day"} <= set(table):
@@ -213,7 +225,7 @@ def cells(
         fields["place in the pen"] = table.pen_location.astype(str)
     if "duration_sec" in table:
         edges = [low for low, _ in BANDS.values()] + [np.inf]
-        fields["duration"] = pd.cut(table.duration_sec.astype(float), edges, labels=list(BANDS)).astype(str)
+        fields["duration"] = pd.cut(table.duration_sec.astype(float), edges, labels=list(BANDS))
     if "other_class_overlap_s" in table:
         overlap = pd.to_numeric(table.other_class_overlap_s, errors="coerce").fillna(0)
         fields["the other behaviour at the same time"] = pd.Series(np.where(overlap > 0, "yes", "no"), table.index)
@@ -227,7 +239,7 @@ def breakdown(
     "Score every cell that has enough events; count the others, and mark them."
     rows = []
     for field, cell in cells(table).items():
-        for name, part in table.groupby(cell):
+        for name, part in table.groupby(cell, observed=True):
             is_tail, prob = (part.true_label == "tail").to_numpy(), part.prob_tail.to_numpy(float)
             tails, called, known = int(is_tail.sum()), prob >= 0.5, "bout_id" in part
             row = {"by": field, "cell": name, "events": len(part), "tail": tails, "bouts": part.bout_id.nunique() if known else "",
@@ -385,7 +397,7 @@ def most_wrong(
 ) -> pd.DataFrame: # the k events with most probability on the other behaviour, worst first
     "List the events that the model is most wrong about."
     blame = np.where(table.true_label == "tail", table.prob_ear if "prob_ear" in table else 1 - table.prob_tail, table.prob_tail)
-    keep = [c for c in ("event_idx", "clip_id", "true_label", "prob_tail", "group", "day", "duration_sec", "other_class_overlap_s", "bout_id") if c in table]
+    keep = [c for c in ("event_idx" if "event_idx" in table else "clip_id", "true_label", "prob_tail", "group", "day", "duration_sec", "other_class_overlap_s", "bout_id") if c in table]
     return table.assign(wrong_by=blame).nlargest(k, "wrong_by")[[*keep, "wrong_by"]]
 
 # %% ../nbs/07_eval.ipynb #07-055
@@ -443,7 +455,7 @@ def evaluate(
     train = read_part(train) if isinstance(train, str | os.PathLike) else train
     table = read_predictions(predictions, manifest)
     part = part or which_part(table, train)
-    facts = assess(table, train, n_boot=n_boot, n_perm=n_perm)
+    facts = {"part": part} | assess(table, train, n_boot=n_boot, n_perm=n_perm)
     if out is not None:
         write_json(Path(out) / "metrics.json", facts)
         title = "Evaluation on " + ("groups that training never saw" if part == "test" else "validation")
@@ -498,6 +510,9 @@ def paired(
     return result | {"mcnemar": {"only_a_right": only[0], "only_b_right": only[1], "p_value": p}}
 
 # %% ../nbs/07_eval.ipynb #07-067
+def _p_words(p: float | None) -> str:
+    return "–" if p is None else "under 0.001" if p < 0.001 else f"{p:.3f}"
+
 def judge_pairs(
     pairs: list[dict],        # each with a, b, differences
     above_chance: dict,       # name -> whether the model's ROC AUC stays above 0.5
@@ -514,7 +529,7 @@ def judge_pairs(
         clear = known and holm[k] < 0.05 and (d["low"] > 0 or d["high"] < 0)
         pair |= {"p_holm": holm[k], "better": (a if d["difference"] > 0 else b) if clear else None}
         span = f"95 % interval {d['low']:+.2f} to {d['high']:+.2f}" if known else f"no interval: {d['n_deciding']} bouts decide it"
-        seen = f"ROC AUC {d['difference']:+.2f} ({span}, sign-flip p = {d['p_value']:.3f})"
+        seen = f"ROC AUC {d['difference']:+.2f} ({span}, sign-flip p {_p_words(d['p_value'])})"
         noise = f"No difference beyond noise; these events would have shown one of {d['detectable']:.2f} or more."
         pair["sentence"] = f"{a} against {b}: {seen}. " + (f"{pair['better']} ranks better." if clear else noise)
     names = {n for p in pairs for n in (p["a"], p["b"])}
@@ -664,9 +679,9 @@ def _pairs_table(pairs: list[dict]) -> pd.DataFrame:
         for metric, d in p["differences"].items():
             if metric != "mcnemar":
                 span = "" if d["low"] is None else f"{d['low']:+.3f} to {d['high']:+.3f}"
-                rows.append((name, HEADLINE[metric], f"{d['difference']:+.3f}", span, _number(d["p_value"]), f"{d['detectable']:.3f}"))
+                rows.append((name, HEADLINE[metric], f"{d['difference']:+.3f}", span, _p_words(d["p_value"]), f"{d['detectable']:.3f}"))
         only = f"{m['only_a_right']} right by the first alone, {m['only_b_right']} by the second"
-        rows.append((name, "events right (McNemar, exact; events taken as independent)", only, "", _number(m["p_value"]), ""))
+        rows.append((name, "events right (McNemar, exact; events taken as independent)", only, "", _p_words(m["p_value"]), ""))
     return pd.DataFrame(rows, columns=["difference", "of", "is", "95 % interval", "p", "smallest that could be seen"])
 
 # %% ../nbs/07_eval.ipynb #07-082
@@ -704,7 +719,7 @@ def evaluate_run(
         predictions, events = predict_part(run, side, device)
         write_csv(run / table_name, predictions)
         table = read_predictions(predictions, events)
-        facts = assess(table, train, n_boot=n_boot, n_perm=n_perm)
+        facts = {"part": part} | assess(table, train, n_boot=n_boot, n_perm=n_perm)
         write_json(run / "metrics" / metrics_name, facts)
         result[part] = (table, facts)
     return result

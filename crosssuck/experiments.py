@@ -15,6 +15,7 @@ __all__ = ['TINY_PARAMETERS', 'TINY_CONFIG', 'STAGES', 'DONE', 'FAILED', 'REQUEU
 
 # %% ../nbs/11_experiments.ipynb #11-003
 import contextlib
+import html
 import json
 import os
 import re
@@ -777,7 +778,7 @@ body { max-width: 84rem; } .small { font-size: .8rem; color: #666; } td.num { wh
 {% if apart %}<h2>Not compared</h2><div class="wide"><table><thead><tr><th>run</th><th>state</th><th>came to</th><th>last words</th><th></th></tr></thead><tbody>
 {% for r in apart %}<tr><td>{{ r.run }}</td><td>{{ r.state }}</td><td>{{ r.stage }}</td><td>{{ r.error }}</td>
 <td>{% for name, href in r.links %}<a href="{{ href }}">{{ name }}</a>{% if not loop.last %} · {% endif %}{% endfor %}</td></tr>{% endfor %}</tbody></table></div>{% endif %}
-{% if pages %}<h2>Further pages</h2><ul>{% for p in pages %}<li><a href="{{ p.href }}">{{ p.title }}</a> <span class="small">{{ p.folder }}</span></li>{% endfor %}</ul>{% endif %}
+{% if pages %}<h2>Further pages</h2><ul>{% for group, found in pages.items() %}<li><b>{{ group }}</b>: {% for p in found %}<a href="{{ p.href }}">{{ p.title }}</a>{% if not loop.last %} · {% endif %}{% endfor %}</li>{% endfor %}</ul>{% endif %}
 </body></html>
 """)
 
@@ -792,22 +793,27 @@ def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of t
             links.append((words, f"{folder}/{stage}.html"))
     return links
 
-def copy_pages(extras: Iterable[str | os.PathLike], out: Path) -> list[dict]: # address, title, folder of each
+# %% ../nbs/11_experiments.ipynb #11-087
+def copy_pages(
+    extras: Iterable[str | os.PathLike], # folders with the pages of other verbs, at any depth
+    out: Path,                           # where the index will be
+) -> dict[str, list[dict]]: # group of pages (a run's name, say) -> address and title of each
     "Copy the HTML pages of other verbs beside the index, and take their titles."
-    import html
-    pages = []
+    groups: dict[str, list[dict]] = {}
     for folder in map(at_root, extras):
         if not folder.is_dir():
             raise UserError("no such folder", where=redact(str(folder)), remedy="give the --out folder of evaluate, calibrate, compare, …")
+        if out.resolve().is_relative_to(folder.resolve()):
+            raise UserError("the report would copy itself", where="--pages", remedy="give the folders of the other verbs, and keep them outside --out")
         for page in sorted(folder.rglob("*.html")):
-            text = page.read_text(encoding="utf-8")
-            href = f"pages/{folder.name}/{page.relative_to(folder).as_posix()}"
+            parts = page.relative_to(folder).parts
+            text, href = page.read_text(encoding="utf-8"), "/".join(("pages", folder.name, *parts))
             title = re.search(r"<title>(.*?)</title>", text, re.S)
             write_text(out / href, text)
-            pages.append({"href": href, "title": html.unescape(title[1]) if title else page.stem, "folder": "/".join(page.relative_to(folder.parent).parts[:-1])})
-    return pages
+            groups.setdefault(parts[0] if len(parts) > 1 else folder.name, []).append({"href": href, "title": html.unescape(title[1]) if title else page.stem})
+    return groups
 
-# %% ../nbs/11_experiments.ipynb #11-087
+# %% ../nbs/11_experiments.ipynb #11-089
 def run_parts(run: RunFolder) -> list[dict]: # a row of the index for validation, one for test
     "Give what the index shows of a finished run."
     parts = []

@@ -7,10 +7,10 @@ __all__ = ['LAB_KEYS', 'OWN_KEYS', 'SELECTED', 'GAP', 'RECALL', 'TRIVIAL', 'COVE
            'focal_loss', 'soft_targets', 'class_weights', 'corrections', 'learning_rate', 'mix', 'read_history',
            'values', 'best_epoch', 'warmup_epochs', 'called_tail', 'blind_guess', 'Finding', 'Past', 'about_best',
            'about_gap', 'about_tail_recall', 'about_loss', 'trivial_floor', 'about_chance', 'about_collapse',
-           'about_coverage', 'about_nan', 'answers', 'findings', 'guards', 'learning_curve', 'curves', 'check_sides',
-           'fixed_part', 'Loop', 'start_loop', 'earlier_weights', 'train_step', 'step_seed', 'note_batch',
-           'train_epoch', 'close_epoch', 'epoch_row', 'all_metrics', 'epoch_line', 'save_loop', 'load_loop', 'Requeue',
-           'stop_signals', 'run_notes', 'record_sources', 'fit', 'is_finished']
+           'about_coverage', 'about_nan', 'answers', 'findings', 'guards', 'learning_curve', 'curves', 'class_counts',
+           'check_sides', 'fixed_part', 'Loop', 'start_loop', 'earlier_weights', 'train_step', 'step_seed',
+           'note_batch', 'train_epoch', 'epoch_row', 'table_loss', 'all_metrics', 'close_epoch', 'epoch_line',
+           'save_loop', 'load_loop', 'Requeue', 'stop_signals', 'run_notes', 'record_sources', 'fit', 'is_finished']
 
 # %% ../nbs/06_train.ipynb #06-003
 import contextlib
@@ -20,7 +20,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -82,9 +82,10 @@ def corrections(
     weights = class_weights(loss.class_weights, support)
     active = [name for name, on in {"an oversampled split": oversampled, "balanced sampling": loss.balanced_sampling, "class weights": weights[0] != weights[1],
                                     f"focal focusing (γ = {loss.focal_gamma:g})": loss.focal_gamma > 0}.items() if on]
-    drawn = 1.0 if loss.balanced_sampling else support["ear"] / support["tail"]
-    sentence = (f"Corrections of the imbalance: {', '.join(active) or 'none'}. The training split has {support['ear'] / support['tail']:.2f} ear events for one of tail; "
-                f"as drawn and weighted, the loss sees {drawn * weights[0] / weights[1]:.2f}.")
+    there = support["ear"] / support["tail"]
+    seen = (1.0 if loss.balanced_sampling else there) * weights[0] / weights[1]
+    sentence = (f"Corrections of the imbalance: {', '.join(active) or 'none'}. The training split has {there:.2f} ear events for one of tail; "
+                f"as drawn and weighted, the loss sees {seen:.2f}.")
     if len(active) > 2 and not loss.allow_stacked:
         raise UserError(f"{len(active)} corrections of the imbalance at once: {', '.join(active)}", where="loss",
                         remedy="keep two at most, or write loss.allow_stacked: true")
@@ -100,7 +101,8 @@ def learning_rate(
         return optim.warmup_lr + (optim.lr - optim.warmup_lr) * epochs_done / optim.warmup_epochs
     span = optim.cosine_epochs - optim.warmup_epochs
     if span < 1:
-        raise UserError(f"cosine_epochs is {optim.cosine_epochs}, the warm-up takes {optim.warmup_epochs}", where="optim", remedy="let the cosine end after the warm-up")
+        raise UserError(f"cosine_epochs is {optim.cosine_epochs}, the warm-up takes {optim.warmup_epochs}", where="optim",
+                        remedy="let the cosine end after the warm-up")
     turn = min((epochs_done - optim.warmup_epochs) / span, 1.0)
     return optim.lr_floor + (optim.lr - optim.lr_floor) * (1 + math.cos(math.pi * turn)) / 2
 
@@ -139,6 +141,7 @@ def read_history(
             raise UserError(f"{key!r} is not a list of {max(n, 1)} numbers", where=path, remedy="every list holds one number an epoch")
     return history
 
+# %% ../nbs/06_train.ipynb #06-024
 def values(
     history: dict,
     key: str,
@@ -162,7 +165,7 @@ def warmup_epochs(
     peak = int(np.argmax(lr))
     return 0 if peak == 0 and not used[0] < lr[0] else peak + 1
 
-# %% ../nbs/06_train.ipynb #06-027
+# %% ../nbs/06_train.ipynb #06-028
 def called_tail(
     history: dict,
     n_tail: int,     # tail events of validation
@@ -183,7 +186,7 @@ def blind_guess(
     mean = called * n_tail / n
     return mean, math.sqrt(mean * (n_ear / n) * (n - called) / (n - 1))
 
-# %% ../nbs/06_train.ipynb #06-030
+# %% ../nbs/06_train.ipynb #06-031
 @dataclass(frozen=True)
 class Finding:
     "One answer of the history."
@@ -206,7 +209,7 @@ class Past:
 
 def _epochs(n: int) -> str: return f"{n} epoch{'s' if n != 1 else ''}"
 
-# %% ../nbs/06_train.ipynb #06-031
+# %% ../nbs/06_train.ipynb #06-032
 def about_best(past: Past) -> Finding:
     "Which epoch is the best, and was the warm-up over?"
     k, warm, lr = past.best, warmup_epochs(past.history), past["lr"]
@@ -234,7 +237,7 @@ def about_gap(past: Past) -> Finding | None:
     since = past.epochs[shut[-1] + 1 if len(shut) else 0]
     return Finding("gap", since, f"The train–validation gap in macro F1 opens at epoch {since} (above {GAP:.2f} from there on): {words}.", True)
 
-# %% ../nbs/06_train.ipynb #06-032
+# %% ../nbs/06_train.ipynb #06-033
 RECALL = 0.40  # the lab's line for validation tail recall
 
 def about_tail_recall(past: Past) -> Finding | None:
@@ -263,10 +266,10 @@ def about_loss(past: Past) -> Finding | None:
     if not len(over):
         return Finding("loss", past.epochs[-1], "Validation loss never exceeds training loss.")
     first = past.epochs[over[0]]
-    before = f"; before that it is the lower one, in all {over[0]} epochs" if over[0] else ", the first"
+    before = f"; before that it is the lower one, in {_epochs(over[0])}" if over[0] else ", the first"
     return Finding("loss", first, f"Validation loss first exceeds training loss at epoch {first}{before}.")
 
-# %% ../nbs/06_train.ipynb #06-033
+# %% ../nbs/06_train.ipynb #06-034
 TRIVIAL = {"always_ear": "always ear", "always_tail": "always tail", "coin": "a coin"}
 
 @functools.lru_cache
@@ -284,7 +287,8 @@ def about_chance(past: Past) -> Finding | None:
     floor = trivial_floor(n_ear, n_tail, past.select_by)
     listed = ", ".join(f"{words} {v:.3f}" for words, v in floor.items())
     beaten = np.isfinite(score) and score > max(floor.values())
-    words = f"The best {past.select_by}, {score:.3f}, {'is above' if beaten else 'does not beat'} the trivial classifiers ({listed}){'' if beaten else ': at chance'}"
+    verb, end = ("is above", "") if beaten else ("does not beat", ": at chance")
+    words = f"The best {past.select_by}, {score:.3f}, {verb} the trivial classifiers ({listed}){end}"
     called = called_tail(past.history, n_tail)[k]
     if np.isfinite(called):
         mean, sd = blind_guess(n_ear, n_tail, int(called))
@@ -301,10 +305,11 @@ def about_collapse(past: Past) -> Finding | None:
     one = np.flatnonzero((called == 0) | (called == n))
     if not len(one):
         return Finding("collapse", past.epochs[-1], "No epoch called every validation event by one class.") if np.isfinite(called).all() else None
-    name = CLASSES[int(called[one[0]] > 0)]
-    return Finding("collapse", past.epochs[one[0]], f"Collapse: all {n} validation events are called {name} at epoch {past.epochs[one[0]]}, one class alone in {len(one)} of {_epochs(len(past.epochs))}.", True)
+    name, first = CLASSES[int(called[one[0]] > 0)], past.epochs[one[0]]
+    words = f"Collapse: all {n} validation events are called {name} at epoch {first}, one class alone in {len(one)} of {_epochs(len(past.epochs))}."
+    return Finding("collapse", first, words, True)
 
-# %% ../nbs/06_train.ipynb #06-034
+# %% ../nbs/06_train.ipynb #06-035
 COVERAGE = 0.75  # of what a training window could show of its event
 
 def about_coverage(past: Past) -> Finding | None:
@@ -323,7 +328,7 @@ def about_nan(past: Past) -> Finding | None:
 
 QUESTIONS = (about_nan, about_collapse, about_best, about_chance, about_tail_recall, about_gap, about_loss, about_coverage)
 
-# %% ../nbs/06_train.ipynb #06-035
+# %% ../nbs/06_train.ipynb #06-036
 def answers(
     history: dict,                          # see `read_history`
     support: dict[str, int] | None = None,  # ear and tail events of validation; from the history where it says so
@@ -348,7 +353,7 @@ def guards(history: dict, select_by: str = "macro_f1") -> list[dict]:
     "List the alarms of a history: epoch, guard, sentence."
     return [{"epoch": a.epoch, "guard": a.guard, "sentence": a.sentence} for a in answers(history, None, select_by) if a.alarm]
 
-# %% ../nbs/06_train.ipynb #06-038
+# %% ../nbs/06_train.ipynb #06-039
 CURVES = {"losses": {"train_loss": ("training", "0.55"), "val_loss": ("validation", COLOUR["ear"])},
           "scores": {"train_macro_f1": ("macro F1, training as drawn", "0.55"), "train_eval_macro_f1": ("macro F1, training as evaluated", "0.25"),
                      "val_macro_f1": ("macro F1, validation", COLOUR["ear"]), "val_tail_recall": ("tail recall, validation", COLOUR["tail"])}}
@@ -380,7 +385,7 @@ def learning_curve(
     axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
-# %% ../nbs/06_train.ipynb #06-041
+# %% ../nbs/06_train.ipynb #06-042
 def curves(
     history_path: str | os.PathLike, # training_history.json, ours or the lab's
     out: str | os.PathLike,          # folder for curves.html, curves.json, learning_curve.png
@@ -404,21 +409,24 @@ def curves(
                simulated=simulated or bool(config and config.data.simulated))
     return facts
 
-# %% ../nbs/06_train.ipynb #06-044
+# %% ../nbs/06_train.ipynb #06-045
+def class_counts(side: EventSet) -> dict[str, int]:
+    "Count ear and tail events of a side."
+    return {c: int((side.label == k).sum()) for k, c in enumerate(CLASSES)}
+
 def check_sides(
     train: EventSet,
     val: EventSet,
 ) -> dict[str, dict[str, int]]: # ear and tail events of train and val
     "Refuse a validation split that repeats events, shares one with training, or lacks a class."
-    ids, counts = pd.Series(val.event_idx), {}
+    ids, counts = pd.Series(val.event_idx), {"train": class_counts(train), "val": class_counts(val)}
     if (again := ids[ids.duplicated()]).size:
         raise UserError(f"event {again.iloc[0]} stands in it more than once ({len(again)} repeats)", where="val.csv", remedy="oversample the training split only")
     if shared := sorted(set(ids) & set(train.event_idx.tolist())):
         raise UserError(f"event {shared[0]} is in training and in validation ({len(shared)} events are)", where="val.csv", remedy="run: crosssuck audit-split")
-    for name, side in {"train": train, "val": val}.items():
-        counts[name] = {c: int((side.label == k).sum()) for k, c in enumerate(CLASSES)}
-        if not all(counts[name].values()):
-            raise UserError(f"has {counts[name]['ear']} ear and {counts[name]['tail']} tail events", where=f"{name}.csv", remedy="choose a split with both classes on both sides")
+    for name, n in counts.items():
+        if not all(n.values()):
+            raise UserError(f"has {n['ear']} ear and {n['tail']} tail events", where=f"{name}.csv", remedy="choose a split with both classes on both sides")
     return counts
 
 def fixed_part(
@@ -433,7 +441,7 @@ def fixed_part(
         rows += rng.permutation(there)[:counts[c]].tolist()
     return train.subset(sorted(rows))
 
-# %% ../nbs/06_train.ipynb #06-047
+# %% ../nbs/06_train.ipynb #06-048
 @dataclass
 class Loop:
     "A training run in progress."
@@ -458,6 +466,7 @@ class Loop:
 
 MOVING = ("epoch", "step", "moves", "seen", "seconds", "history")
 
+# %% ../nbs/06_train.ipynb #06-050
 def start_loop(
     config: Config,
     run: RunFolder,
@@ -490,7 +499,7 @@ def earlier_weights(config: Config, run: RunFolder) -> Path:
         raise UserError(f"no {'/'.join(path.parts[-3:])} to start from", where="model.init_from", remedy=f"run {config.model.init_from} with this seed first")
     return path
 
-# %% ../nbs/06_train.ipynb #06-050
+# %% ../nbs/06_train.ipynb #06-053
 def train_step(
     loop: Loop,
     group: list[Batch],  # the batches of one step
@@ -522,14 +531,15 @@ def note_batch(loop: Loop, batch: Batch, loss: Tensor, target: Tensor, logits: T
     "Write down what a batch gave; stop at a loss that is not a number."
     if not torch.isfinite(loss).all():
         at = f"epoch {loop.epoch + 1}, batch {loop.step + 1}"
-        loop.history["guards"] = [*loop.history["guards"], {"epoch": loop.epoch + 1, "guard": "nan", "sentence": f"The loss is not a number at {at}; the run stopped there."}]
+        guard = {"epoch": loop.epoch + 1, "guard": "nan", "sentence": f"The loss is not a number at {at}; the run stopped there."}
+        loop.history["guards"] = [*loop.history["guards"], guard]
         write_json(loop.run / "training_history.json", loop.history)
         raise UserError("the loss is not a number", where=at, remedy="lower optim.lr, or set optim.amp: false")
     for key, value in {"loss": loss, "label": batch.label, "mixed_label": target.argmax(1), "prob_tail": logits.softmax(1)[:, 1]}.items():
         loop.seen[key] += value.tolist()
     loop.seen["share"] += [min(o / loop.holds[i], 1.0) for i, o in zip(batch.event_idx.tolist(), batch.overlap_s.tolist(), strict=True)]
 
-# %% ../nbs/06_train.ipynb #06-053
+# %% ../nbs/06_train.ipynb #06-056
 def train_epoch(
     loop: Loop,
     asked: list[str] = (),         # fills when a signal comes
@@ -553,7 +563,36 @@ def train_epoch(
     loop.seconds += time.monotonic() - begun
     return left == 0
 
-# %% ../nbs/06_train.ipynb #06-054
+# %% ../nbs/06_train.ipynb #06-059
+def epoch_row(loop: Loop, val: pd.DataFrame, part: pd.DataFrame) -> dict[str, float | None]:
+    "Give the values of one epoch under the keys of the history."
+    scores, again = (all_metrics(t.true_label == "tail", t.prob_tail) for t in (val, part))
+    seen, e = loop.seen, loop.epoch
+    drawn = all_metrics(np.array(seen["mixed_label"]) == 1, np.array(seen["prob_tail"]))
+    gap = None if drawn["macro_f1"] is None else drawn["macro_f1"] - scores["macro_f1"]
+    row = {"epoch": e + 1, "lr": learning_rate(loop.config.optim, e + 1), "lr_used": learning_rate(loop.config.optim, e), "train_loss": np.mean(seen["loss"]),
+           "val_loss": table_loss(loop, val), "train_macro_f1": drawn["macro_f1"], "train_eval_macro_f1": again["macro_f1"], "val_macro_f1": scores["macro_f1"],
+           "val_tail_recall": scores["recall_tail"], "val_tail_f1": scores["f1_tail"], "train_val_gap": gap,
+           "val_roc_auc": scores["roc_auc"], "val_average_precision": scores["average_precision"], "val_accuracy": scores["accuracy"],
+           "val_predicted_tail": (val.pred_label == "tail").sum(), "val_n_ear": (val.true_label == "ear").sum(), "val_n_tail": (val.true_label == "tail").sum(),
+           "drawn_ear": seen["label"].count(0), "drawn_tail": seen["label"].count(1), "overlap_share": np.mean(seen["share"]), "seconds": round(loop.seconds, 2)}
+    return {k: _plain_number(v) for k, v in row.items()}
+
+def table_loss(loop: Loop, table: pd.DataFrame) -> float:
+    "Give the loss of the scored events, from the mean logits of their views."
+    logits = torch.tensor(table[["logit_ear", "logit_tail"]].to_numpy(), dtype=torch.float32)
+    target = soft_targets(torch.tensor((table.true_label == "tail").to_numpy(), dtype=torch.long), loop.config.loss.label_smoothing)
+    return float(focal_loss(logits, target, gamma=loop.config.loss.focal_gamma, weights=loop.weights.cpu()).mean())
+
+def all_metrics(is_tail: np.ndarray, prob_tail: np.ndarray) -> dict[str, float | None]:
+    "Compute every metric; None where it is not defined on these rows."
+    return {**dict.fromkeys(METRICS), **point_metrics(np.asarray(is_tail), np.asarray(prob_tail))}
+
+def _plain_number(x) -> float | int | None:
+    if isinstance(x, (int, np.integer)): return int(x)
+    return None if x is None or not math.isfinite(x) else float(x)
+
+# %% ../nbs/06_train.ipynb #06-061
 def close_epoch(loop: Loop) -> None:
     "Score the epoch, append it to the history, keep the best weights, save everything."
     begun, select_by = time.monotonic(), loop.config.optim.select_by
@@ -571,40 +610,18 @@ def close_epoch(loop: Loop) -> None:
     loop.run.say(epoch=loop.epoch, epochs=loop.config.optim.epochs)
     print(epoch_line(loop), flush=True)
 
-def epoch_row(loop: Loop, val: pd.DataFrame, part: pd.DataFrame) -> dict[str, float | None]:
-    "Give the values of one epoch under the keys of the history."
-    scores, again = (all_metrics(t.true_label == "tail", t.prob_tail) for t in (val, part))
-    seen, e = loop.seen, loop.epoch
-    drawn = all_metrics(np.array(seen["mixed_label"]) == 1, np.array(seen["prob_tail"]))
-    target = soft_targets(torch.tensor((val.true_label == "tail").to_numpy(), dtype=torch.long), loop.config.loss.label_smoothing)
-    loss = focal_loss(torch.tensor(val[["logit_ear", "logit_tail"]].to_numpy(), dtype=torch.float32), target, gamma=loop.config.loss.focal_gamma, weights=loop.weights.cpu())
-    row = {"epoch": e + 1, "lr": learning_rate(loop.config.optim, e + 1), "lr_used": learning_rate(loop.config.optim, e), "train_loss": np.mean(seen["loss"]),
-           "val_loss": loss.mean(), "train_macro_f1": drawn["macro_f1"], "train_eval_macro_f1": again["macro_f1"], "val_macro_f1": scores["macro_f1"],
-           "val_tail_recall": scores["recall_tail"], "val_tail_f1": scores["f1_tail"], "train_val_gap": None if drawn["macro_f1"] is None else drawn["macro_f1"] - scores["macro_f1"],
-           "val_roc_auc": scores["roc_auc"], "val_average_precision": scores["average_precision"], "val_accuracy": scores["accuracy"],
-           "val_predicted_tail": (val.pred_label == "tail").sum(), "val_n_ear": (val.true_label == "ear").sum(), "val_n_tail": (val.true_label == "tail").sum(),
-           "drawn_ear": seen["label"].count(0), "drawn_tail": seen["label"].count(1), "overlap_share": np.mean(seen["share"]), "seconds": round(loop.seconds, 2)}
-    return {k: _plain_number(v) for k, v in row.items()}
-
-def all_metrics(is_tail: np.ndarray, prob_tail: np.ndarray) -> dict[str, float | None]:
-    "Compute every metric; None where it is not defined on these rows."
-    return {**dict.fromkeys(METRICS), **point_metrics(np.asarray(is_tail), np.asarray(prob_tail))}
-
-def _plain_number(x) -> float | int | None:
-    if isinstance(x, (int, np.integer)): return int(x)
-    return None if x is None or not math.isfinite(x) else float(x)
-
 def epoch_line(loop: Loop) -> str:
     "Say in one line how an epoch went."
     last = {k: v[-1] for k, v in loop.history.items() if k != "guards"}
     return (f"epoch {last['epoch']}/{loop.config.optim.epochs}: training loss {last['train_loss']:.3f}, validation macro F1 {last['val_macro_f1']:.3f}, "
             f"tail recall {last['val_tail_recall']:.2f}, {last['drawn_ear']}+{last['drawn_tail']} ear+tail drawn, {last['seconds']:.1f} s")
 
-# %% ../nbs/06_train.ipynb #06-056
+# %% ../nbs/06_train.ipynb #06-063
 def save_loop(loop: Loop) -> None:
     "Save all that moves as `last.ckpt`."
     moving = {k: getattr(loop, k) for k in MOVING}
-    save_checkpoint(loop.run / "last.ckpt", loop.model, loop.config, seed=loop.seed, optimiser=loop.optimiser.state_dict(), scaler=loop.scaler.state_dict(), **moving)
+    save_checkpoint(loop.run / "last.ckpt", loop.model, loop.config, seed=loop.seed, optimiser=loop.optimiser.state_dict(),
+                    scaler=loop.scaler.state_dict(), **moving)
 
 def load_loop(loop: Loop) -> Loop:
     "Put `last.ckpt`, if there is one, back into a loop that was just started."
@@ -621,7 +638,7 @@ def load_loop(loop: Loop) -> Loop:
     loop.scaler.load_state_dict(saved["scaler"])
     return replace(loop, **{k: saved[k] for k in MOVING})
 
-# %% ../nbs/06_train.ipynb #06-058
+# %% ../nbs/06_train.ipynb #06-065
 class Requeue(Exception):
     "The run is saved and wants to be started again."
     exit_code = 75
@@ -642,7 +659,7 @@ def stop_signals() -> Iterator[list[str]]: # fills with the names of signals tha
         for n, old in before.items():
             signal.signal(getattr(signal, n), old or signal.SIG_DFL)
 
-# %% ../nbs/06_train.ipynb #06-061
+# %% ../nbs/06_train.ipynb #06-068
 def run_notes(
     config: Config,
     model: Classifier,
@@ -650,26 +667,26 @@ def run_notes(
     "Say aloud where a run departs from what a reader would expect of its config."
     notes, optim = input_notes(config), config.optim
     if optim.accumulation > 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        notes.append(f"{config.model.backbone} has batch statistics: {optim.accumulation} batches of {optim.batch_size} are not the same as one of {optim.accumulation * optim.batch_size}.")
+        notes.append(f"{config.model.backbone} has batch statistics: {optim.accumulation} batches of {optim.batch_size} are not the same as one of "
+                     f"{optim.accumulation * optim.batch_size}.")
     return notes
 
 def record_sources(loop: Loop) -> None:
     "Write label_map.json, manifests_used.txt and the training part of provenance.json."
-    config, run = loop.config, loop.run
-    write_json(run / "label_map.json", {c: k for k, c in enumerate(CLASSES)})
-    sides = {"train": loop.train, "val": loop.val}
-    lines = [f"{name}: {name}.csv of {Path(config.data.split_dir).name}, {len(side)} rows, {len(side.left_out)} left out, sha256 {sha256_file(at_root(config.data.split_dir) / f'{name}.csv')}"
-             for name, side in sides.items()]
-    lines.append(f"clips: {Path(config.data.clips).name}, sha256 {sha256_file(at_root(config.data.clips))}")
-    write_text(run / "manifests_used.txt", "\n".join(lines) + "\n")
-    support = {c: int((loop.train.label == k).sum()) for k, c in enumerate(CLASSES)}
-    facts = read_json(run / "provenance.json") if (run / "provenance.json").exists() else provenance(seed=loop.seed)
+    config, run, sides = loop.config, loop.run, {"train": loop.train, "val": loop.val}
+    tables = {name: at_root(config.data.split_dir) / f"{name}.csv" for name in sides} | {"clips": at_root(config.data.clips)}
+    lines = [f"{name}: {path.parent.name}/{path.name} sha256 {sha256_file(path)}" for name, path in tables.items()]
+    lines += [f"{name}: {len(side)} events, {len(side.left_out)} left out" for name, side in sides.items()]
     repeated = len(set(loop.train.event_idx.tolist())) < len(loop.train)
-    write_json(run / "provenance.json", {**facts, "training": {
-        "machine": str(loop.machine), "parameters": count_parameters(loop.model), "support": {k: {c: int((s.label == i).sum()) for i, c in enumerate(CLASSES)} for k, s in sides.items()},
-        "corrections": corrections(config.loss, support, repeated), "notes": run_notes(config, loop.model), "left_out": {k: len(s.left_out) for k, s in sides.items()}}})
+    facts = read_json(run / "provenance.json") if (run / "provenance.json").exists() else provenance(seed=loop.seed)
+    training = {"machine": str(loop.machine), "parameters": count_parameters(loop.model), "support": {k: class_counts(v) for k, v in sides.items()},
+                "left_out": {k: len(v.left_out) for k, v in sides.items()}, "corrections": corrections(config.loss, class_counts(loop.train), repeated),
+                "notes": run_notes(config, loop.model)}
+    write_json(run / "label_map.json", {c: k for k, c in enumerate(CLASSES)})
+    write_text(run / "manifests_used.txt", "\n".join(lines) + "\n")
+    write_json(run / "provenance.json", {**facts, "training": training})
 
-# %% ../nbs/06_train.ipynb #06-063
+# %% ../nbs/06_train.ipynb #06-071
 def fit(
     config: Config,
     run: RunFolder,

@@ -7,6 +7,8 @@ from sklearn.metrics import roc_auc_score
 from crosssuck.confounds import (
     COLUMNS,
     PICTURES,
+    Shown,
+    ask_again,
     background_row,
     between_share,
     colour_row,
@@ -177,11 +179,11 @@ def study(request, tmp_path_factory):
 
 def test_a_colour_shortcut_is_found_and_none_is_invented(study):
     red, train, val, run = study
-    colour = colour_row(run, 300)
-    film = {r["what"]: r for r in film_rows(run, "cpu", 300)}
-    background = background_row(run, "cpu", 300)
+    shown = Shown(run, "cpu")
+    colour, background = colour_row(shown, 300), background_row(shown, 300)
+    film = {r["what"]: r for r in film_rows(shown, 300)}
     assert colour["n"] == background["n"] == len(val)
-    for r in (colour, background, *film.values()):
+    for r in (colour, background):
         assert r["doubt"] == (red > 0), r
     if red:
         assert colour["figure"] == 1 and "shortcut" in colour["means"] and "order of the frames is not used" in film["frames in another order"]["means"]
@@ -189,8 +191,7 @@ def test_a_colour_shortcut_is_found_and_none_is_invented(study):
 
 def test_the_whole_panel_of_a_run(study, tmp_path):
     red, train, val, run = study
-    from crosssuck.confounds import ask_again
-    panel = confounds(ask_again(run, device="cpu"), train, val, tmp_path, run=run.path, simulated=True, device="cpu", n_boot=200)
+    panel = confounds(ask_again(Shown(run, "cpu")), train, val, tmp_path, run=run.path, simulated=True, device="cpu", n_boot=200)
     assert panel.columns.tolist() == COLUMNS and not panel.means.str.contains("needs a run").any()
     assert panel.set_index("what").figure["a probe reads the group from the features"] is not None
     assert ("colour and brightness" in panel_words(panel)) == (red > 0)

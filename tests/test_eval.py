@@ -143,7 +143,7 @@ def test_bad_tables_are_refused_and_leave_no_half_report(sides, good, tmp_path, 
 
 
 def test_every_call_has_its_words():
-    assert set(WORKS) | {"above_chance, roughly"} == set(NEXT)
+    assert set(WORKS) | {"above_chance, roughly", "above_chance, test"} == set(NEXT)
     wide = {"call": "above_chance", "support": {"tail": 12}, "intervals": {"roc_auc": {"low": 0.55, "high": 0.9}}}
     assert "12 of them" in next_step(wide) and "0.35" in next_step(wide)
 
@@ -371,3 +371,11 @@ def test_run_notebooks_declare_their_parameters_once(root, name):
     assert lines[0] == "#| run" and [x.split(" =")[0] for x in lines[1:]] == ["experiment", "fold", "seed", "run_dir", "overrides", "smoke"]
     begin = next(k for k, c in enumerate(notebook["cells"]) if "".join(c["source"]).startswith("# Run"))
     assert all("".join(c["source"]).startswith("#| run") for c in notebook["cells"][begin:] if c["cell_type"] == "code")
+
+
+def test_a_baseline_counts_as_beaten_only_with_its_interval(sides, good, coin):
+    from crosssuck.eval import beaten
+    for table, words in ((good, "always answering ear"), (coin, "none of these")):
+        facts = evaluate(table, sides[1], sides[0], **QUICK)
+        assert words in beaten(facts)
+        assert ("all metadata" in beaten(facts).split("; not than")[0]) == (facts["differences"]["metadata_all"]["low"] > 0)

@@ -260,7 +260,7 @@ def test_index_is_the_same_when_rebuilt_and_links_lead_somewhere(runs):
     shutil.rmtree(runs / "reports")
     assert write_reports(out="reports", extras=["pages"]).read_text() == first
     links = re.findall(r'href="([^"]+)"', first)
-    assert "pages/pages/compare/comparison.html" in links and "A &amp; B" in first
+    assert "pages/pages/compare/comparison.html" in links and "<b>compare</b>" in first and "A &amp; B" in first
     assert all((runs / "reports" / href).exists() for href in links if href != "data:,")
     assert str(runs) not in first and NO_FETCH.split(";")[0] in first.replace("&#39;", "'")
 

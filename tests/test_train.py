@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from crosssuck import train as t
-from crosssuck.core import LossConfig, OptimConfig, RunFolder, UserError, config_dict, make_config, open_run, read_json, sha256_file, write_json
+from crosssuck.core import LossConfig, OptimConfig, RunFolder, UserError, config_dict, load_config, make_config, open_run, read_json, sha256_file, write_json
 from crosssuck.inputs import load_events, train_batches
 from crosssuck.model import build_model, input_spec, load_checkpoint, predict
 from crosssuck.simulation import tiny_study
@@ -107,9 +107,21 @@ E1 = OptimConfig(lr=2e-5, epochs=50, batch_size=16, warmup_epochs=5, warmup_lr=5
 
 
 @pytest.mark.lab
-def test_the_schedule_is_the_labs(lab):
+def test_the_schedule_is_the_labs(lab, root):
     rates = read_json(lab / "E1" / "training_history.json")["lr"]
-    assert len(rates) == 18 and np.allclose([t.learning_rate(E1, e) for e in range(1, 19)], rates, rtol=1e-12, atol=0)
+    for optim in (E1, load_config(root / "configs" / "train_binary_v4_mvit_isaac.yaml").optim):
+        assert len(rates) == 18 and np.allclose([t.learning_rate(optim, e) for e in range(1, 19)], rates, rtol=1e-12, atol=0)
+
+
+def test_every_config_of_the_lab_can_be_trained(root):
+    files = sorted((root / "configs").glob("train_*.yaml"))
+    assert len(files) >= 8
+    for file in files:
+        cfg = load_config(file)
+        spec = input_spec(cfg)
+        assert (spec.num_frames, spec.size_px) == (16, 224) and t.input_notes(cfg) == ([] if "mvit" in cfg.model.backbone else t.input_notes(cfg))
+        t.corrections(cfg.loss, {"ear": 1199, "tail": 175}, oversampled="boosted" in file.stem)
+        assert t.learning_rate(cfg.optim, cfg.optim.epochs) == pytest.approx(cfg.optim.lr_floor) or cfg.optim.epochs < cfg.optim.cosine_epochs
 
 
 def test_the_schedule_is_torchs():
