@@ -10,7 +10,7 @@ __all__ = ['SWEEP', 'BOUND', 'FEWEST', 'NO_BOUTS', 'SAID', 'threshold_table', 'c
 # %% ../nbs/08_calibration.ipynb #08-003
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -330,7 +330,8 @@ def comparison_table(result: dict) -> pd.DataFrame:
         return f"{value} ({span['low']:.2f} to {span['high']:.2f})" if value and span.get("low") is not None else value
 
     return pd.DataFrame([{"correction": name, "use": use, "part": part, "events": q["n"], "tail": q["support"]["tail"],
-                          "ROC AUC": "" if q["roc_auc"] is None else f"{q['roc_auc']:.2f}", "log loss": f"{q['log_loss']:.3f}", "ECE, equal size": f"{q['adaptive_ece']:.2f}", "Brier": cell(q, "brier"), "tail recall": cell(q, "recall_tail"),
+                          "ROC AUC": "" if q["roc_auc"] is None else f"{q['roc_auc']:.2f}", "log loss": f"{q['log_loss']:.3f}",
+                          "ECE, equal size": f"{q['adaptive_ece']:.2f}", "Brier": cell(q, "brier"), "tail recall": cell(q, "recall_tail"),
                           "macro F1": cell(q, "macro_f1")} for name, use, part, q in rows])
 
 # %% ../nbs/08_calibration.ipynb #08-042

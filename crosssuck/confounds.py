@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.special import ndtr
 from scipy.stats import binom, poisson, rankdata
 
-from .core import CLASSES, COLOUR, RunFolder, UserError, at_root, make_config, progress, read_yaml, write_csv, write_json, write_page
+from .core import COLOUR, RunFolder, UserError, at_root, make_config, progress, read_yaml, write_csv, write_json, write_page
 from .metrics import intervals, metadata_baseline, read_predictions
 from .splits import assign_bouts, audit_split, near_pairs, read_part, video_key
 
@@ -97,8 +97,8 @@ def auc_row(
         return cannot(what, "no pair of an ear and a tail event" + (" in the same cell" if within is not None else ""))
     if np.ptp(score) == 0:
         return cannot(what, "it gives every event the same score")
-    ends = (0.0, 0.0) if cell is None else over_bouts(table.bout_id, lambda i: rank_auc(is_tail[i], score[i], cell[i]), n_boot)
-    if ends[0] == ends[1]:  # all pairs; or pairs within cells that are all right, or all wrong, in every draw
+    ends = None if cell is None else over_bouts(table.bout_id, lambda i: rank_auc(is_tail[i], score[i], cell[i]), n_boot)
+    if ends in (None, (0, 0), (1, 1)):  # all pairs; or pairs within cells that are all wrong, or all right, in every draw
         found = intervals(is_tail, rankdata(score) / (len(score) + 1), table.bout_id, n_boot=n_boot)[0].get("roc_auc", {"low": np.nan, "high": np.nan})
         ends = found["low"], found["high"]
     above = bool(np.isfinite(ends[0]) and ends[0] > 0.5)

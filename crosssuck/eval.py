@@ -23,7 +23,7 @@ from scipy.stats import binom, poisson
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from .core import COLOUR, RunFolder, UserError, at_root, make_config, progress, read_json, read_yaml, write_csv, write_json, write_page
+from .core import COLOUR, RunFolder, UserError, at_root, make_config, progress, read_yaml, write_csv, write_json, write_page
 from .metrics import MIN_UNITS, Scorer, bca, deciding, intervals, leave_one_out, point_metrics, read_predictions, resample, summarise
 from .splits import read_part
 
@@ -46,6 +46,7 @@ def span_words(
         return f"{value:.{digits}f} (no interval: {facts.get('no_interval', {}).get(metric, 'too few events')})"
     return f"{value:.{digits}f} (95 % interval {ends['low']:.{digits}f} to {ends['high']:.{digits}f})"
 
+# %% ../nbs/07_eval.ipynb #07-011
 NEXT = {
     "undecided": "Score more events, in more bouts: with these the question cannot be answered.",
     "worse": "Look for swapped labels first, then for a shortcut that turns round on these events (crosssuck confounds).",
@@ -69,7 +70,7 @@ def next_step(
     more = ", roughly" if width > 0.2 else ", test" if part == "test" else ""
     return NEXT[facts["call"] + (more if facts["call"] == "above_chance" else "")].format(tails=facts["support"]["tail"], width=width)
 
-# %% ../nbs/07_eval.ipynb #07-011
+# %% ../nbs/07_eval.ipynb #07-012
 WORKS = {
     "undecided": "It cannot be told from these events.",
     "worse": "No: it ranks tail below ear.",
@@ -110,7 +111,7 @@ def _beside(facts: dict, metric: str) -> str:
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}f}"
 
-# %% ../nbs/07_eval.ipynb #07-014
+# %% ../nbs/07_eval.ipynb #07-015
 def headline(
     facts: dict, # as in metrics.json
 ) -> pd.DataFrame: # metric, this model, 95 % interval, counted, bouts that decide it, and a column a baseline; text
@@ -126,7 +127,7 @@ def headline(
                      **{words: _number(facts["baselines"][k].get(key)) for k, words in RIVALS.items() if k in facts["baselines"]}})
     return pd.DataFrame(rows)
 
-# %% ../nbs/07_eval.ipynb #07-018
+# %% ../nbs/07_eval.ipynb #07-019
 def confusion_figure(
     facts: dict, # as in metrics.json
 ):
@@ -146,7 +147,7 @@ def confusion_figure(
     plt.close(figure)  # it is shown where it is returned, once
     return figure
 
-# %% ../nbs/07_eval.ipynb #07-022
+# %% ../nbs/07_eval.ipynb #07-023
 def bout_weights(
     bout: pd.Series,     # (n,) bout of each event
     n_boot: int,
@@ -177,14 +178,14 @@ def curve_points(
         pr.append(tails[step] / np.maximum(tails[step] + ears[step], 1e-9))
     return np.array(roc), np.array(pr)
 
-# %% ../nbs/07_eval.ipynb #07-025
+# %% ../nbs/07_eval.ipynb #07-026
 def curves_figure(
     tables: dict[str, pd.DataFrame], # name -> predictions; one, or two to compare
     n_boot: int = 500,
 ):
     "Draw ROC and precision-recall curves with 95 % bands over bouts."
     import matplotlib.pyplot as plt
-    figure = plt.figure(figsize=(8, 3.6), dpi=80, layout="constrained")
+    figure = plt.figure(figsize=(8, 4), dpi=80, layout="constrained")
     roc_ax, pr_ax = figure.subplots(1, 2)
     grid = np.linspace(0, 1, 101)
     for (name, table), colour in zip(tables.items(), itertools.cycle([COLOUR["ear"], COLOUR["tail"], COLOUR["good"]])):
@@ -192,7 +193,9 @@ def curves_figure(
         known = "bout_id" in table and table.groupby("true_label").bout_id.nunique().min() >= MIN_UNITS
         bands = curve_points(table, bout_weights(table.bout_id, n_boot), grid) if known else ((), ())
         for ax, curve, band in zip((roc_ax, pr_ax), line, bands, strict=True):
-            if len(curve): ax.plot(grid, curve[0], color=colour, lw=1.8, label=name + ("" if known else f" (fewer than {MIN_UNITS} bouts: no band)"))
+            flat = len(band) and np.ptp(band, axis=0).max() == 0
+            why = f" (fewer than {MIN_UNITS} bouts: no band)" if not known else " (no draw differs: no band, see the interval)" if flat else ""
+            if len(curve): ax.plot(grid, curve[0], color=colour, lw=1.8, label=name + why)
             if len(band): ax.fill_between(grid, *np.percentile(band, [2.5, 97.5], axis=0), color=colour, alpha=0.18, lw=0)
     prevalence = np.mean([(t.true_label == "tail").mean() for t in tables.values()])
     roc_ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--", label="a coin")
@@ -202,11 +205,11 @@ def curves_figure(
     for ax in (roc_ax, pr_ax):
         ax.set(xlim=(0, 1), ylim=(0, 1.02))
         ax.spines[["top", "right"]].set_visible(False)
-        ax.legend(frameon=False, fontsize=8, loc="lower right" if ax is roc_ax else "upper right")
+        ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncol=1 + len(tables) // 2)
     plt.close(figure)
     return figure
 
-# %% ../nbs/07_eval.ipynb #07-029
+# %% ../nbs/07_eval.ipynb #07-030
 BANDS = {"under 1 s": (-1, 0), "1 to 4 s": (0, 4), "5 to 8 s": (4, 8), "over 8 s": (8, np.inf)}  # the quartiles of the lab's durations
 SMALL = (10, 5)  # fewer events, or fewer tails, make a small cell
 
@@ -231,7 +234,7 @@ def cells(
         fields["the other behaviour at the same time"] = pd.Series(np.where(overlap > 0, "yes", "no"), table.index)
     return fields
 
-# %% ../nbs/07_eval.ipynb #07-031
+# %% ../nbs/07_eval.ipynb #07-032
 def breakdown(
     table: pd.DataFrame, # predictions joined to their events
     n_boot: int = 300,
@@ -251,7 +254,7 @@ def breakdown(
             rows.append(row | {"remark": "small" if small else ""})
     return pd.DataFrame(rows)
 
-# %% ../nbs/07_eval.ipynb #07-034
+# %% ../nbs/07_eval.ipynb #07-035
 def repeated_values(
     prob: Sequence[float], # probabilities of tail, 0..1
     decimals: int = 4,
@@ -276,7 +279,7 @@ def _smooth_cdf(prob: np.ndarray, edge: np.ndarray) -> np.ndarray:
     width = prob.std(ddof=1) * len(prob) ** -0.2
     return np.mean([ndtr((edge - p) / width) for p in prob], axis=0)
 
-# %% ../nbs/07_eval.ipynb #07-038
+# %% ../nbs/07_eval.ipynb #07-039
 MET, NOT_MET, UNKNOWN = "met", "not met", "cannot be told"
 
 def decide(
@@ -292,7 +295,7 @@ def decide(
     missed = (over is not None and ends["high"] < over) or (under is not None and ends["low"] > under)
     return MET if met else NOT_MET if missed else f"{UNKNOWN} from {n}"
 
-# %% ../nbs/07_eval.ipynb #07-040
+# %% ../nbs/07_eval.ipynb #07-041
 def _row(criterion: str, asked: str, found: str, answer: str) -> dict:
     return {"criterion": criterion, "asked": asked, "found": found, "answer": answer}
 
@@ -315,7 +318,7 @@ def _repeat_row(facts: dict | None, part: str) -> dict:
     found = f"{seen['repeated']} values where {seen['expected']:.1f} are expected by chance; {seen['saturated']} saturated, apart"
     return _row(name, asked, found, MET if seen["p_value"] > 0.025 else NOT_MET)
 
-# %% ../nbs/07_eval.ipynb #07-042
+# %% ../nbs/07_eval.ipynb #07-043
 def _training_row(history: dict | None, select_by: str) -> dict:
     "Decide whether the training had a NaN, or ended in one class."
     name, asked = "training without NaN or collapse", "losses are numbers; no one-class epoch from the selected one on"
@@ -342,9 +345,10 @@ def _epoch8_row(history: dict | None, tails: int | None) -> dict:
     if at is None or not tails:
         return _row(name, asked, "", f"{UNKNOWN}: {'no epoch 8' if history and history.get('epoch') else 'no training history'}")
     low, high = proportion_confint(round(at * tails), tails, method="wilson")
-    return _row(name, asked, f"{at:.3f} (95 % interval {low:.3f} to {high:.3f})", decide({"low": low, "high": high}, 0.30, 0.50, f"n = {tails} tail events"))
+    above = ", above that range" if low > 0.50 else ""
+    return _row(name, asked, f"{at:.3f} (95 % interval {low:.3f} to {high:.3f}){above}", decide({"low": low, "high": high}, 0.30, n=f"n = {tails} tail events"))
 
-# %% ../nbs/07_eval.ipynb #07-043
+# %% ../nbs/07_eval.ipynb #07-044
 def _seed_row(seeds: Sequence[dict]) -> dict:
     "Decide whether every seed alone reaches the line of the ROC AUC."
     name, asked = "robust to the seed", "at least 3 seeds, the ROC AUC on test of each above 0.60"
@@ -375,7 +379,7 @@ def criteria(
         _epoch8_row(history, val["support"]["tail"] if val else None),
         _seed_row(seeds or ([test] if test else []))])
 
-# %% ../nbs/07_eval.ipynb #07-049
+# %% ../nbs/07_eval.ipynb #07-050
 EXPECTED = {"train_binary_baseline_old_split": ("60 %", "17 %", "0.35"),
             "train_binary_v3_intravideo": ("35–45 %", "35–50 %", "0.65–0.75"),
             "train_binary_v3_intravideo_boosted": ("45–55 %", "40–55 %", "0.70–0.80")}  # validation tail recall, test tail recall, test ROC AUC
@@ -390,7 +394,7 @@ def expectations(
     rows = [(what, text, span_words(*came[what]) if came[what][0] else "not scored") for what, text in zip(came, EXPECTED.get(experiment, ()), strict=False)]
     return pd.DataFrame(rows, columns=["what", "expected in January", "came"])
 
-# %% ../nbs/07_eval.ipynb #07-052
+# %% ../nbs/07_eval.ipynb #07-053
 def most_wrong(
     table: pd.DataFrame, # predictions
     k: int = 6,
@@ -400,7 +404,7 @@ def most_wrong(
     keep = [c for c in ("event_idx" if "event_idx" in table else "clip_id", "true_label", "prob_tail", "group", "day", "duration_sec", "other_class_overlap_s", "bout_id") if c in table]
     return table.assign(wrong_by=blame).nlargest(k, "wrong_by")[[*keep, "wrong_by"]]
 
-# %% ../nbs/07_eval.ipynb #07-055
+# %% ../nbs/07_eval.ipynb #07-056
 def assess(
     table: pd.DataFrame,               # predictions joined to their events
     train: pd.DataFrame | None = None, # the training events, for the metadata baseline
@@ -434,13 +438,13 @@ def report_blocks(
     }
     return ["! " + facts["verdict"], answers(facts, part), *(block for title, blocks in sections.items() for block in (f"# {title}", *blocks))]
 
-# %% ../nbs/07_eval.ipynb #07-056
+# %% ../nbs/07_eval.ipynb #07-057
 def shown(table: pd.DataFrame):
     "Lay a table out for a notebook's page: no index, text to the left."
     left = {"selector": "th, td", "props": [("text-align", "left"), ("vertical-align", "top")]}
     return table.style.hide(axis="index").set_table_styles([left]).format(precision=2)
 
-# %% ../nbs/07_eval.ipynb #07-057
+# %% ../nbs/07_eval.ipynb #07-058
 def evaluate(
     predictions: str | os.PathLike | pd.DataFrame,              # prediction table
     manifest: str | os.PathLike | pd.DataFrame | None = None,   # its events
@@ -462,7 +466,7 @@ def evaluate(
         write_page(Path(out) / "report.html", title, report_blocks(table, facts, part), simulated=simulated)
     return facts
 
-# %% ../nbs/07_eval.ipynb #07-061
+# %% ../nbs/07_eval.ipynb #07-062
 def flip_test(
     shares: np.ndarray, # (n,) what each event adds to the difference
     code: np.ndarray,   # (n,) int, bout of each event
@@ -482,7 +486,7 @@ def event_shares(is_tail: np.ndarray, prob: np.ndarray) -> dict[str, np.ndarray]
     return {"roc_auc": place * weight / 2, "macro_f1": right * weight / 2, "recall_tail": right * is_tail * weight,
             "recall_ear": right * ~is_tail * weight, "brier": (prob - is_tail) ** 2 / len(prob)}
 
-# %% ../nbs/07_eval.ipynb #07-064
+# %% ../nbs/07_eval.ipynb #07-065
 PAIRED = ("roc_auc", "average_precision", "macro_f1", "recall_tail", "recall_ear", "brier")
 
 def paired(
@@ -509,7 +513,7 @@ def paired(
     p = float(mcnemar([[0, only[0]], [only[1], 0]], exact=True).pvalue) if sum(only) else 1.0
     return result | {"mcnemar": {"only_a_right": only[0], "only_b_right": only[1], "p_value": p}}
 
-# %% ../nbs/07_eval.ipynb #07-067
+# %% ../nbs/07_eval.ipynb #07-068
 def _p_words(p: float | None) -> str:
     return "–" if p is None else "under 0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -540,7 +544,7 @@ def judge_pairs(
     reason = f"{best[0]} ranks best and is still not shown to be above a coin" if best else "no model is better than every other beyond the noise of these events"
     return pairs, None, f"No winner: {reason}."
 
-# %% ../nbs/07_eval.ipynb #07-070
+# %% ../nbs/07_eval.ipynb #07-071
 RUN_TABLES = {"validation": "predictions_agg.csv", "test": "test_predictions.csv"}
 
 def collect_items(
@@ -567,7 +571,7 @@ def collect_items(
             parts.setdefault(part, {})[name] = table
     return {part: runs for part, runs in parts.items() if len(runs) > 1}
 
-# %% ../nbs/07_eval.ipynb #07-072
+# %% ../nbs/07_eval.ipynb #07-073
 def align(
     tables: dict[str, pd.DataFrame], # name -> predictions
 ) -> tuple[dict[str, pd.DataFrame], dict[str, int]]: # the events that all have, in one order; how many each left out
@@ -591,7 +595,7 @@ def align(
         raise UserError("the bouts of these events are not known", where=", ".join(tables), remedy="give the events with --manifest")
     return {name: t.assign(bout_id=bouts) for name, t in kept.items()}, {name: len(t) - len(common) for name, t in tables.items()}
 
-# %% ../nbs/07_eval.ipynb #07-074
+# %% ../nbs/07_eval.ipynb #07-075
 def compare_part(
     tables: dict[str, pd.DataFrame], # name -> predictions of one part
     *,
@@ -613,7 +617,7 @@ def compare_part(
     pairs, winner, sentence = judge_pairs(pairs, above)
     return result | {"pairs": pairs, "winner": winner, "sentence": sentence}
 
-# %% ../nbs/07_eval.ipynb #07-075
+# %% ../nbs/07_eval.ipynb #07-076
 def comparison_figure(
     result: dict, # of one part, as from `compare_part`
 ):
@@ -637,7 +641,7 @@ def comparison_figure(
     plt.close(figure)
     return figure
 
-# %% ../nbs/07_eval.ipynb #07-078
+# %% ../nbs/07_eval.ipynb #07-079
 def compare(
     items: Iterable[str | os.PathLike] | dict[str, pd.DataFrame], # run folders and prediction files, or tables by name
     out: str | os.PathLike | None = None,                         # folder for comparison.json and comparison.html
@@ -657,7 +661,7 @@ def compare(
         write_page(Path(out) / "comparison.html", "Comparison", _comparison_page(result), simulated=simulated)
     return result
 
-# %% ../nbs/07_eval.ipynb #07-079
+# %% ../nbs/07_eval.ipynb #07-080
 def _comparison_page(result: dict) -> list:
     "Lay out the comparison: the sentences, then figure and tables of each part."
     blocks = ["! " + " ".join(result["sentences"]),
@@ -684,7 +688,7 @@ def _pairs_table(pairs: list[dict]) -> pd.DataFrame:
         rows.append((name, "events right (McNemar, exact; events taken as independent)", only, "", _p_words(m["p_value"]), ""))
     return pd.DataFrame(rows, columns=["difference", "of", "is", "95 % interval", "p", "smallest that could be seen"])
 
-# %% ../nbs/07_eval.ipynb #07-082
+# %% ../nbs/07_eval.ipynb #07-083
 def predict_part(
     run: RunFolder,
     part: str,                   # val or test_ood

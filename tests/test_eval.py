@@ -379,3 +379,10 @@ def test_a_baseline_counts_as_beaten_only_with_its_interval(sides, good, coin):
         facts = evaluate(table, sides[1], sides[0], **QUICK)
         assert words in beaten(facts)
         assert ("all metadata" in beaten(facts).split("; not than")[0]) == (facts["differences"]["metadata_all"]["low"] > 0)
+
+
+@pytest.mark.parametrize(("recall", "answer"), [(0.9, "met"), (0.03, "not met"), (0.3, "cannot be told from n = 40 tail events")])
+def test_recall_at_epoch_eight_is_a_share_with_an_interval(recall, answer):
+    val = {"n": 300, "support": {"ear": 260, "tail": 40}, "metrics": {}, "intervals": {}}
+    row = criteria(val, None, history([0.2] * 7 + [recall] + [0.2] * 3)).set_index("criterion").loc["tail recall on validation by epoch 8"]
+    assert row.answer == answer and ("above that range" in row.found) == (recall == 0.9)
