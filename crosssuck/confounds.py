@@ -276,6 +276,8 @@ class Shown:
         from crosssuck.model import input_spec
         if (side, cached) not in self._events:
             self._events[side, cached] = load_events(self.config, side, spec=input_spec(self.config), cache=None if cached else FrameCache(0))
+            if cached:
+                self._events[side, cached].warm_cache(threads=os.cpu_count() or 2)
         return self._events[side, cached]
 
     @cached_property

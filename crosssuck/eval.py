@@ -705,6 +705,7 @@ def predict_part(
                             remedy="evaluate it with the config that trained it")
     machine = choose_machine(device, amp=config.optim.amp)
     events = load_events(config, part, spec=input_spec(config))
+    events.warm_cache()
     batches = progress(eval_batches(events, config), f"predicting {part}", unit="batch")
     return predict(model.to(machine.device), batches, events, machine=machine), events.table
 
