@@ -14,7 +14,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export MPLBACKEND ?= Agg
 
 .PHONY: help demo test check install lab nbs readme drift ruff nbtest pytest clean-demo
 
@@ -29,7 +28,7 @@ $(INSTALLED): setup.py settings.ini constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "this Python has no venv: install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@[ -x $(BIN)/python ] && $(BIN)/python -c '$(OK)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing into $(VENV): about 8 GB and 4 minutes the first time"
-	$(BIN)/python -m pip install --quiet --progress-bar on -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # ---- the demo -----------------------------------------------------------------------------------------------------

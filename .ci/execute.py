@@ -1,10 +1,12 @@
 "Run every notebook from top to bottom in place, but for the cells of a run (`#| run`)."
+import os
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
+os.environ.pop("MPLBACKEND", None)  # notebooks show their figures inline
 ROOT = Path(__file__).resolve().parents[1]
 names = sys.argv[1:] or sorted(p.stem for p in (ROOT / "nbs").glob("*.ipynb"))
 for name in names:
