@@ -223,14 +223,14 @@ def read_region(
 ) -> tuple[torch.Tensor, np.ndarray]: # (T, 3, H, W) uint8 with the border, (T,) true times in s
     "Read the frames nearest to the times, cut, scaled and bordered."
     frames, at_s = read_frames(path, times_s, box=region.inside, size_px=region.inner)
-    picture = torch.from_numpy(frames).permute(0, 3, 1, 2)
     top, bottom, left, right = region.border
     if region.fill is None:
         rows, columns = mirror(top, region.inner[0], bottom), mirror(left, region.inner[1], right)
-        return (picture[:, :, rows][:, :, :, columns] if any(region.border) else picture).contiguous(), at_s
-    whole = torch.tensor(region.fill, dtype=torch.uint8).view(1, 3, 1, 1).repeat(len(picture), 1, *region.shape)
-    whole[:, :, top:top + region.inner[0], left:left + region.inner[1]] = picture
-    return whole, at_s
+        whole = frames.take(rows, 1).take(columns, 2) if any(region.border) else frames
+    else:
+        whole = np.broadcast_to(np.uint8(region.fill), (len(frames), *region.shape, 3)).copy()
+        whole[:, top:top + region.inner[0], left:left + region.inner[1]] = frames
+    return torch.from_numpy(np.ascontiguousarray(whole.transpose(0, 3, 1, 2))), at_s
 
 # %% ../nbs/04a_inputs.ipynb #04a-035
 class Change(NamedTuple):
@@ -462,8 +462,8 @@ def decode_event(
         at_s, first = np.unique(at_s, return_index=True)
         fresh = at_s > (times[-1][-1] + 1e-9 if times else -1)
         times.append(at_s[fresh])
-        frames.append(pictures[first[fresh]])
-    return np.concatenate(times), torch.cat(frames)
+        frames.append(pictures.numpy()[first[fresh]])
+    return np.concatenate(times), torch.from_numpy(np.concatenate(frames))
 
 def nearest(
     at_s: np.ndarray,       # (N,) ascending

@@ -11,8 +11,8 @@ __all__ = ['RECORDER', 'GROUP_DAYS', 'DATES', 'CAMERAS', 'LAB_COLUMNS', 'EVENT_C
            'SimulationSettings', 'View', 'project', 'ground_point', 'Look', 'Pose', 'at_body', 'head_of', 'calf_parts',
            'outlines', 'draw_frames', 'still', 'Pen', 'view_of', 'camera_fps', 'empty_pen', 'Script', 'Act', 'idle',
            'contact_point', 'perform', 'plan_bouts', 'Recording', 'plan_recordings', 'spine', 'apart', 'join',
-           'looks_of', 'stage', 'frame_times', 'film', 'act_table', 'plan_workbook', 'write_cameras', 'simulate_cohort',
-           'event_frames', 'probe_features', 'leak_probes', 'within_auc', 'tiny_study', 'tiny_drive']
+           'looks_of', 'stage', 'frame_times', 'film', 'film_yard', 'act_table', 'plan_workbook', 'write_cameras',
+           'simulate_cohort', 'event_frames', 'probe_features', 'leak_probes', 'within_auc', 'tiny_study', 'tiny_drive']
 
 # %% ../nbs/00b_simulation.ipynb #00b-003
 import datetime
@@ -75,6 +75,7 @@ def _event_table(rows: pd.DataFrame) -> pd.DataFrame:
     t = t.sort_values(["group", "day", "start_s"], kind="stable").reset_index(drop=True)
     return t.assign(event_idx=range(len(t)))[[*EVENT_COLUMNS, *[c for c in t if c not in EVENT_COLUMNS]]]
 
+# %% ../nbs/00b_simulation.ipynb #00b-010
 def _linked(events: pd.DataFrame, segment_s: int = 1800, fps: float = 14.99) -> pd.DataFrame:
     "Add the columns of `linked.csv`, as if the drive held segments of `segment_s` seconds."
     begin, camera = events.start_s // segment_s * segment_s, [CAMERAS[g][0] for g in events.group]
@@ -86,7 +87,7 @@ def _linked(events: pd.DataFrame, segment_s: int = 1800, fps: float = 14.99) -> 
                          event_offset_sec=events.start_s - begin, next_video_path=[f + n if b else "" for f, n, b in zip(folders, after, beyond, strict=True)],
                          segment_fps=fps, segment_duration_s=float(segment_s), camera_rank=0, doubt_s=0.0)
 
-# %% ../nbs/00b_simulation.ipynb #00b-010
+# %% ../nbs/00b_simulation.ipynb #00b-011
 def tiny_events(
     n: int = 240,  # events, of all six groups
     seed: int = 0,
@@ -123,7 +124,7 @@ def _overlap(table: pd.DataFrame) -> np.ndarray:
     shared = np.minimum(end[:, None], end) - np.maximum(start[:, None], start)
     return (shared.clip(0) * ((key[:, None] == key) & (kind[:, None] * kind < 0))).sum(1)
 
-# %% ../nbs/00b_simulation.ipynb #00b-013
+# %% ../nbs/00b_simulation.ipynb #00b-014
 def tiny_predictions(
     events: pd.DataFrame, # as from `tiny_events`; rows that are neither ear nor tail are left out
     auc: float = 0.8,     # area under the ROC curve to aim at, between 0 and 1
@@ -147,7 +148,7 @@ def tiny_predictions(
                         "msp": np.maximum(prob, 1 - prob), "event_idx": table.event_idx, "bout_id": bout})
     return pd.concat([out, table[["group", "day", "camera_id", "video_filename"]]], axis=1).assign(n_views=5, other_class_overlap_s=table.other_class_overlap_s)
 
-# %% ../nbs/00b_simulation.ipynb #00b-016
+# %% ../nbs/00b_simulation.ipynb #00b-017
 HEADER = ["Cohort", "Group", "Date", "Day", "ID.initiator", "ID.receiver", "Start.time", "End.time", "Duration", "Behavior",
           "Ended.by.initiator.or.receiver.", "Pen.location", "Notes_AT", "Notes_BD", "Notes_checkedbyBD"]
 SHEETS = ("Final CS bouts", "Similar movements not counted", "Nighttime")
@@ -168,6 +169,7 @@ def _written(row: pd.Series, seed: int, text: bool | None = None) -> list:
     return [int(row.group), 1, date, int(row.day), int(row.initiator_id), int(row.receiver_id), start, end, int(row.duration_sec), row.behavior_raw,
             str(ended), str(rng.choice(PLACES[row.pen_location])), row.note or None, None, "Yes"]
 
+# %% ../nbs/00b_simulation.ipynb #00b-018
 def _odd_cells(cells: list, k: int) -> list:
     "Turn IDs into floats or text, and times into fractions of a day, as the second sheet has them."
     for i in (4, 5):
@@ -177,7 +179,7 @@ def _odd_cells(cells: list, k: int) -> list:
             cells[i] = (cells[i].hour * 3600 + cells[i].minute * 60 + cells[i].second) / 86400
     return cells
 
-# %% ../nbs/00b_simulation.ipynb #00b-017
+# %% ../nbs/00b_simulation.ipynb #00b-019
 def write_workbook(
     path: str | os.PathLike,
     events: pd.DataFrame,          # columns of `events.csv`, in the order of the first sheet
@@ -204,6 +206,7 @@ def write_workbook(
         sheets[2].append(_written(row, seed, text=k % 2 == 0))
     return _save_workbook(book, path)
 
+# %% ../nbs/00b_simulation.ipynb #00b-020
 def _save_workbook(book, path: str | os.PathLike) -> Path:
     "Save with fixed times inside the archive, so that equal workbooks are equal files."
     with tempfile.TemporaryDirectory() as folder, atomic_path(path) as tmp:
@@ -216,7 +219,7 @@ def _save_workbook(book, path: str | os.PathLike) -> Path:
                 new.writestr(zipfile.ZipInfo(name, (2024, 12, 1, 0, 0, 0)), data)
     return Path(path)
 
-# %% ../nbs/00b_simulation.ipynb #00b-019
+# %% ../nbs/00b_simulation.ipynb #00b-022
 def _tiny_rows() -> pd.DataFrame:
     "Thirty clean events of six groups; each calf of a group appears at least twice."
     rows = []
@@ -249,7 +252,7 @@ def tiny_workbook(
     night = _event_table(_tiny_rows().iloc[5:9].assign(start_s=lambda t: t.start_s + 16 * 3600))
     return write_workbook(path, events, negatives, night)
 
-# %% ../nbs/00b_simulation.ipynb #00b-022
+# %% ../nbs/00b_simulation.ipynb #00b-025
 @dataclass(frozen=True)
 class SimulationSettings:
     "What a simulated cohort is made of; all that is random follows from `seed`."
@@ -277,7 +280,7 @@ class SimulationSettings:
         "The demo's cohort: three ears a tail, so that groups 4 and 5 alone hold more than 24 tail events."
         return cls(**{"ears_per_tail": 3.0, **changes})
 
-# %% ../nbs/00b_simulation.ipynb #00b-025
+# %% ../nbs/00b_simulation.ipynb #00b-028
 @dataclass(frozen=True)
 class View:
     "A camera that looks down at the middle of a pen."
@@ -307,7 +310,7 @@ class View:
         "Where the lens is: the axis meets the floor in the middle of the pen."
         return self.axes[2] * self.height_m / self.axes[2][2]
 
-# %% ../nbs/00b_simulation.ipynb #00b-026
+# %% ../nbs/00b_simulation.ipynb #00b-029
 def project(
     view: View,
     points: np.ndarray, # (..., 3) metres
@@ -326,7 +329,7 @@ def ground_point(
     way = np.append((np.asarray(pixel) - [view.width_px / 2, view.height_px / 2]) / view.focal_px, 1.0) @ view.axes
     return view.position + way * (z_m - view.position[2]) / way[2]
 
-# %% ../nbs/00b_simulation.ipynb #00b-030
+# %% ../nbs/00b_simulation.ipynb #00b-033
 @dataclass(frozen=True)
 class Look:
     "Colours (RGB) and size of one calf."
@@ -349,6 +352,7 @@ class Pose:
     tail: np.ndarray    # (T, 3) tip of the tail, metres
     size: float = 1.0
 
+# %% ../nbs/00b_simulation.ipynb #00b-034
 NECK, REACH_M, HEAD_M = (0.88, 0.0, 0.66), (0.38, 0.64), 0.29   # where the neck begins; how far from there the muzzle can be; poll to muzzle
 TAIL_BASE = (-0.21, 0.0, 0.64)
 
@@ -368,7 +372,7 @@ def head_of(pose: Pose) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 def _unit(v: np.ndarray) -> np.ndarray:
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
-# %% ../nbs/00b_simulation.ipynb #00b-032
+# %% ../nbs/00b_simulation.ipynb #00b-036
 def _shade(rgb, gain: float, lift: float = 0.0) -> np.ndarray:
     return np.clip(np.asarray(rgb, float) * gain + lift, 0, 255)
 
@@ -398,7 +402,7 @@ def _rump(pose: Pose, look: Look) -> list[tuple]:
     return [*parts, (1, *rump, .127, .129, _shade(look.pale, .62)), (1, *rump, .12, .122, _shade(look.pale, 1)), (1, body(-.24, 0, .48), body(-.20, 0, .56), .07, .07, _shade(look.muzzle, 1)),
             (1, body(-.02, 0, .70), base, .03, .03, dark), (1, base, bend, .03, .026, dark), (1, bend, pose.tail, .026, .022, dark), (1, pose.tail, pose.tail, .04, .04, _shade(dark, .7))]
 
-# %% ../nbs/00b_simulation.ipynb #00b-033
+# %% ../nbs/00b_simulation.ipynb #00b-037
 def _head(pose: Pose, look: Look) -> list[tuple]:
     "Neck in the coat's colour; pale head with ears, tags, eyes and muzzle."
     poll, axis, left, up = head_of(pose)
@@ -415,7 +419,7 @@ def _head(pose: Pose, look: Look) -> list[tuple]:
         parts += [(3, eye, eye, .02, .02, np.array([22., 18, 16])), (3, nostril, nostril, .011, .011, _shade(look.muzzle, .45))]
     return parts
 
-# %% ../nbs/00b_simulation.ipynb #00b-035
+# %% ../nbs/00b_simulation.ipynb #00b-039
 _HALF = np.linspace(np.pi / 2, 3 * np.pi / 2, 9)
 _ROUND = np.stack([np.cos(np.concatenate([_HALF, _HALF + np.pi])), np.sin(np.concatenate([_HALF, _HALF + np.pi]))], 1)  # (18, 2): half a circle about a, half about b
 
@@ -435,7 +439,7 @@ def outlines(
     points = np.concatenate([pa[:, :, None] + rim[:, :, :9] * ra[..., None, None], pb[:, :, None] + rim[:, :, 9:] * rb[..., None, None]], 2)
     return np.round(points * 16).astype(np.int32), (da + db) / 2
 
-# %% ../nbs/00b_simulation.ipynb #00b-036
+# %% ../nbs/00b_simulation.ipynb #00b-040
 LAYER_AHEAD_M = np.array([-0.3, 0.0, 0.1, 0.42])  # by which a layer counts as nearer: a head is drawn after the trunk it touches
 
 def draw_frames(
@@ -472,7 +476,7 @@ def _far_first(depth: np.ndarray, unit: np.ndarray) -> np.ndarray: # (T, P) plac
     near = np.stack([depth[:, unit == u].mean(1) - LAYER_AHEAD_M[u % 4] for u in range(unit.max() + 1)], 1)
     return np.argsort(-near[:, unit], axis=1, kind="stable")
 
-# %% ../nbs/00b_simulation.ipynb #00b-038
+# %% ../nbs/00b_simulation.ipynb #00b-042
 def still(
     x: float, y: float,     # hips on the floor, metres
     yaw: float,             # heading, radians
@@ -492,7 +496,7 @@ def _at_rest(pose: Pose) -> Pose:
     pose.tail = at_body(pose, -.29, 0, .34)
     return pose
 
-# %% ../nbs/00b_simulation.ipynb #00b-042
+# %% ../nbs/00b_simulation.ipynb #00b-046
 @dataclass(frozen=True)
 class Pen:
     "What a group's pen looks like to its primary camera."
@@ -514,6 +518,7 @@ PENS = {
 }
 PEN_M = (9.6, 6.4)  # along the feeder, and from the feeder (front) to the back wall
 
+# %% ../nbs/00b_simulation.ipynb #00b-047
 def view_of(group: int, rank: int, settings: SimulationSettings) -> View:
     "Give the view of a group's camera: the primary (0) as in `PENS`, the others from other corners; all shift a little with the seed."
     rng, v = np.random.default_rng([settings.seed, 1, group, rank]), PENS[group].view
@@ -526,7 +531,7 @@ def camera_fps(group: int, rank: int, settings: SimulationSettings) -> float:
     off = np.random.default_rng([settings.seed, 2, group, rank]).uniform(.002, .02)
     return round(settings.fps * (1 + off * (-1) ** (group + rank)), 3)
 
-# %% ../nbs/00b_simulation.ipynb #00b-044
+# %% ../nbs/00b_simulation.ipynb #00b-049
 MARGIN_M = 4.0  # of aisle around the pen
 
 def _ground(pen: Pen, rng: np.random.Generator, px_per_m: int) -> np.ndarray:
@@ -543,6 +548,7 @@ def _ground(pen: Pen, rng: np.random.Generator, px_per_m: int) -> np.ndarray:
     ground[aisle] = (ground[aisle] * .35 + np.array([104, 104, 102]) * .55).astype(np.uint8)
     return ground
 
+# %% ../nbs/00b_simulation.ipynb #00b-050
 def empty_pen(
     group: int,
     view: View,
@@ -559,7 +565,7 @@ def empty_pen(
     _furnish(picture, view)
     return picture
 
-# %% ../nbs/00b_simulation.ipynb #00b-045
+# %% ../nbs/00b_simulation.ipynb #00b-051
 def _furnish(picture: np.ndarray, view: View) -> None:
     "Draw feeder, water trough, and the rails and posts of the fence."
     import cv2
@@ -586,7 +592,7 @@ def _lit(picture: np.ndarray, light, grey: bool) -> np.ndarray:
     lit = np.clip(picture * np.asarray(light, float), 0, 255)
     return (lit.mean(-1, keepdims=True).repeat(3, -1) if grey else lit).astype(np.uint8)
 
-# %% ../nbs/00b_simulation.ipynb #00b-049
+# %% ../nbs/00b_simulation.ipynb #00b-055
 @dataclass(frozen=True)
 class Script:
     "What one calf does with its body: key moments, and the small movements in between."
@@ -607,6 +613,7 @@ class Act:
     phase: float        # radians
     stroke_m: float
 
+# %% ../nbs/00b_simulation.ipynb #00b-056
 def idle(
     script: Script,
     times: np.ndarray,  # (T,) seconds
@@ -627,7 +634,7 @@ def idle(
     pose.tail = pose.tail + left * (.07 * flick)[:, None]
     return pose
 
-# %% ../nbs/00b_simulation.ipynb #00b-050
+# %% ../nbs/00b_simulation.ipynb #00b-057
 def contact_point(
     receiver: Pose,
     behavior: str,  # ear, tail, teat, mouth or flank
@@ -640,6 +647,7 @@ def contact_point(
     place = {"tail": (-.26, .02 * side, .60), "teat": (.14, .24 * side, .34), "flank": (.34, .30 * side, .52)}
     return at_body(receiver, *place[behavior])
 
+# %% ../nbs/00b_simulation.ipynb #00b-058
 def perform(
     scripts: list[Script],
     acts: list[Act],
@@ -669,7 +677,7 @@ def _within_reach(pose: Pose, muzzle: np.ndarray) -> np.ndarray:
     far = np.linalg.norm(muzzle - neck, axis=1, keepdims=True)
     return neck + (muzzle - neck) / np.maximum(far, 1e-6) * np.clip(far, *(m * pose.size for m in REACH_M))
 
-# %% ../nbs/00b_simulation.ipynb #00b-055
+# %% ../nbs/00b_simulation.ipynb #00b-063
 SHARES = {(1, 1): 65, (1, 4): 65, (2, 1): 60, (2, 4): 30, (3, 1): 50, (3, 4): 50, (4, 1): 55, (5, 1): 45, (5, 4): 10, (6, 1): 65, (6, 4): 65}
 CIRCUMSTANCES = ("light", "hour", "across", "down", "heading", "lie", "side", "cut")
 BOUT_SIZES = (1, 3, 2, 4, 1, 3, 2, 5)   # events of a bout; both behaviours draw from this list
@@ -681,6 +689,7 @@ def _allot(total: int, weights: np.ndarray) -> np.ndarray:
     whole[np.argsort(whole - exact, kind="stable")[:total - whole.sum()]] += 1
     return whole
 
+# %% ../nbs/00b_simulation.ipynb #00b-064
 def _even_draw(bouts: pd.DataFrame, rng: np.random.Generator, tries: int = 200) -> np.ndarray: # (n, 8) numbers in 0..1
     "Draw the circumstances of a group's bouts many times and keep the draw in which ear and tail events differ least."
     draws, size, tail = rng.uniform(0, 1, (tries, len(bouts), len(CIRCUMSTANCES))), bouts["size"].to_numpy(float), (bouts.behavior == "tail").to_numpy()
@@ -689,6 +698,7 @@ def _even_draw(bouts: pd.DataFrame, rng: np.random.Generator, tries: int = 200) 
     gap = np.average(draws[:, tail], axis=1, weights=size[tail]) - np.average(draws[:, ~tail], axis=1, weights=size[~tail])
     return draws[(gap[:, :4] ** 2).sum(1).argmin()]
 
+# %% ../nbs/00b_simulation.ipynb #00b-065
 def plan_bouts(settings: SimulationSettings) -> pd.DataFrame: # group, day, behavior, size; hour, light, across, down, heading, lie, side, cut in 0..1
     "Plan the bouts: whose, which behaviour, how many events, and all circumstances as numbers in 0..1."
     rng = np.random.default_rng([settings.seed, 5])
@@ -710,7 +720,7 @@ def plan_bouts(settings: SimulationSettings) -> pd.DataFrame: # group, day, beha
         bouts[name] = bouts[name] * (1 - settings.shortcut) + settings.shortcut * (bouts[name] + (bouts.behavior == "tail")) / 2
     return bouts
 
-# %% ../nbs/00b_simulation.ipynb #00b-058
+# %% ../nbs/00b_simulation.ipynb #00b-068
 @dataclass(frozen=True)
 class Recording:
     "One recording of a pen: a bout, what comes before and after it, and how it is filmed."
@@ -729,6 +739,7 @@ class Recording:
 
 LEAD_S, AFTER_S, NIGHT_S = 4.0, 3.6, 6 * 3600
 
+# %% ../nbs/00b_simulation.ipynb #00b-069
 def plan_recordings(settings: SimulationSettings) -> list[Recording]:
     "Give every bout a recording, in the order of the day."
     rng, bouts, out = np.random.default_rng([settings.seed, 6]), plan_bouts(settings), []
@@ -747,7 +758,7 @@ def plan_recordings(settings: SimulationSettings) -> list[Recording]:
             clock_s = start + length
     return _odd_acts(out, rng)
 
-# %% ../nbs/00b_simulation.ipynb #00b-059
+# %% ../nbs/00b_simulation.ipynb #00b-070
 def _duration(rng: np.random.Generator) -> float:
     "Draw how long an act lasts: one in eight less than a second, the mean about four seconds."
     return rng.uniform(.45, .9) if rng.random() < .125 else 1 + min(rng.exponential(3.5), 16.0)
@@ -764,6 +775,7 @@ def _act_times(n: int, behavior: str, rng: np.random.Generator) -> list[tuple]:
         t = off + gap
     return acts
 
+# %% ../nbs/00b_simulation.ipynb #00b-071
 def _guests(part: pd.DataFrame) -> dict[int, int]:
     "Choose two recordings of a day that also hold, at the same time, a bout of one event of a second pair: host -> guest."
     single = part.index[part["size"] == 1]
@@ -788,7 +800,7 @@ def _odd_acts(recordings: list[Recording], rng: np.random.Generator) -> list[Rec
             out[k] = replace(out[k], acts=(*out[k].acts, (on, off, odd, 0)), length_s=int(np.ceil(off + AFTER_S)))
     return out
 
-# %% ../nbs/00b_simulation.ipynb #00b-062
+# %% ../nbs/00b_simulation.ipynb #00b-074
 def spine(pose: Pose) -> np.ndarray: # (7, 2) metres: five points of the trunk from rump to neck, poll, muzzle
     "Give points along a calf on the floor, for keeping calves apart."
     trunk = [at_body(pose, f, 0, .5)[0, :2] for f in (-.12, .12, .38, .64, .88)]
@@ -799,6 +811,7 @@ def apart(a: np.ndarray, b: np.ndarray, trunk_m: float = .43, head_m: float = .2
     gap = np.linalg.norm(a[:, None] - b, axis=-1)
     return bool(gap[:5, :5].min() >= trunk_m and gap[5:, :5].min() >= head_m and gap[:5, 5:].min() >= head_m)
 
+# %% ../nbs/00b_simulation.ipynb #00b-075
 def join(
     receiver: Pose,             # of one moment
     behavior: str,
@@ -819,7 +832,7 @@ def join(
             return giver, (turn, bend, reach)
     return None
 
-# %% ../nbs/00b_simulation.ipynb #00b-065
+# %% ../nbs/00b_simulation.ipynb #00b-078
 def _moved(pose: Pose, dx: float = 0.0, dy: float = 0.0, yaw: float = 0.0, turn: float = 0.0) -> Pose:
     return still(pose.xy[0, 0] + dx, pose.xy[0, 1] + dy, pose.yaw[0] + yaw, pose.lie[0], pose.turn[0] + turn)
 
@@ -835,6 +848,7 @@ def _free(pose: Pose, taken: list[np.ndarray], trunk_m: float = .43, head_m: flo
     mine = spine(pose)
     return bool((np.abs(mine) < np.array(PEN_M) / 2 - .15).all()) and all(apart(mine, t, trunk_m, head_m) for t in taken)
 
+# %% ../nbs/00b_simulation.ipynb #00b-079
 def _place_pair(recording: Recording, behavior: str, pair: int, view: View, taken: list[np.ndarray], rng: np.random.Generator) -> tuple[Pose, Pose, tuple]:
     "Place initiator and receiver: the first pair where the plan says or near it, a second one where there is room."
     planned = .14 + .72 * np.array(recording.pixel)
@@ -864,7 +878,7 @@ def _place_other(view: View, taken: list[np.ndarray], rng: np.random.Generator, 
             return pose
     return None
 
-# %% ../nbs/00b_simulation.ipynb #00b-066
+# %% ../nbs/00b_simulation.ipynb #00b-080
 LOOK_ROUND_SHARE = .5   # of the acts at a tail in which the receiver looks round
 
 def _lead(acts: list[tuple], receiver: Pose, giver: Pose, like: tuple, side: int, taken: list[np.ndarray], rng: np.random.Generator) -> tuple[list, list]: # keys of initiator and receiver
@@ -898,7 +912,7 @@ def _stroll(pose: Pose, length_s: float, taken: list[np.ndarray], rng: np.random
     steps = next((k for k, p in enumerate(path) if not _free(p, taken)), len(path))
     return [_key(t, pose), _key(t + steps / 3, path[steps - 1])] if steps else []
 
-# %% ../nbs/00b_simulation.ipynb #00b-067
+# %% ../nbs/00b_simulation.ipynb #00b-081
 COATS = ((34, 31, 32), (112, 60, 38), (72, 50, 40), (60, 62, 68), (30, 34, 48), (88, 70, 52), (52, 40, 38))
 PALES = ((230, 224, 214), (222, 206, 186), (236, 232, 228), (212, 206, 200))
 COMPANION_SHARE = {"ear": .52, "tail": .58} # of the recordings, in which a third calf has its head or its rump near the contact
@@ -910,6 +924,7 @@ def looks_of(group: int, seed: int) -> list[Look]:
     coats, pales = rng.permutation(len(COATS))[:5], rng.integers(0, len(PALES), 5)
     return [Look(COATS[c], PALES[p], size=float(rng.uniform(.98, 1.08))) for c, p in zip(coats, pales, strict=True)]
 
+# %% ../nbs/00b_simulation.ipynb #00b-082
 @lru_cache(maxsize=8)
 def stage(
     recording: Recording,
@@ -937,7 +952,7 @@ def stage(
     moods = np.concatenate([rng.uniform(0, 2 * np.pi, (5, 3)), rng.uniform(.04, .22, (5, 3))], 1)
     return [Script(np.array(keys[k]), looks[who[k]], moods[k]) for k in range(5)], acts, who.tolist()
 
-# %% ../nbs/00b_simulation.ipynb #00b-069
+# %% ../nbs/00b_simulation.ipynb #00b-084
 @lru_cache(maxsize=8)
 def _empty(group: int, view: View, seed: int) -> np.ndarray:
     return empty_pen(group, view, seed)
@@ -950,6 +965,7 @@ def frame_times(
     cuts = [0, *([recording.cut_s] if recording.cut_s else []), recording.length_s]
     return np.concatenate([a + np.arange(int(np.ceil((b - a) * fps - 1e-9))) / fps for a, b in zip(cuts, cuts[1:], strict=False)])
 
+# %% ../nbs/00b_simulation.ipynb #00b-085
 def film(
     recording: Recording,
     settings: SimulationSettings,
@@ -974,7 +990,22 @@ def film(
         more, less = rng.choice(6, 2, replace=False)
         yield cv2.subtract(cv2.add(frame, noise[more]), noise[less])
 
-# %% ../nbs/00b_simulation.ipynb #00b-073
+# %% ../nbs/00b_simulation.ipynb #00b-086
+def film_yard(
+    recording: Recording,
+    settings: SimulationSettings,
+    n: int,                     # frames
+) -> Iterator[np.ndarray]: # (H, W, 3) uint8 RGB
+    "Film the outdoor camera: a yard, with no calf in it."
+    import cv2
+    rng, w, h = np.random.default_rng([settings.seed, 13, recording.group]), settings.width_px, settings.height_px
+    yard = np.clip(cv2.resize(rng.normal(0, 14, (24, 40)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC)[..., None] + [112, 132, 84], 0, 255).astype(np.uint8)
+    cv2.fillConvexPoly(yard, np.array([[w // 3, h], [w // 2, h // 4], [w * 5 // 9, h // 4], [w * 3 // 4, h]]), (150, 146, 138), cv2.LINE_AA)
+    yard[:h // 4] = (176, 196, 216)
+    noise = rng.integers(0, 4, (4, h, w, 3), dtype=np.uint8)
+    yield from (cv2.add(yard, noise[t % 4]) for t in range(n))
+
+# %% ../nbs/00b_simulation.ipynb #00b-090
 BOX_M = 1.75  # side of the square around the contact point
 
 def act_table(
@@ -1005,7 +1036,7 @@ def _box(view: View, place: np.ndarray, rng: np.random.Generator) -> tuple[np.nd
     corner = pixel - side / 2 + rng.uniform(-.12, .12, 2) * view.focal_px / depth
     return np.round(pixel, 1), np.floor([*np.clip(corner, 0, [view.width_px - side, view.height_px - side]), side, side])
 
-# %% ../nbs/00b_simulation.ipynb #00b-080
+# %% ../nbs/00b_simulation.ipynb #00b-098
 def plan_workbook(
     recordings: list[Recording],
     settings: SimulationSettings,
@@ -1023,6 +1054,7 @@ def plan_workbook(
     events, faults = _slips(clean, rng)
     return events, flank, night, faults
 
+# %% ../nbs/00b_simulation.ipynb #00b-099
 def _slips(clean: pd.DataFrame, rng: np.random.Generator) -> tuple[pd.DataFrame, dict]:
     "Put the slips into clean events; the rows are counted anew."
     t, n = clean.assign(copy_of=-1), len(clean)
@@ -1042,7 +1074,7 @@ def _slips(clean: pd.DataFrame, rng: np.random.Generator) -> tuple[pd.DataFrame,
     t["copy_of"], t["event_idx"] = [new.get(c, -1) for c in t.copy_of], range(len(t))
     return t, {"conflicting_end": [new[k] for k in odd[:3]], "mistyped_calf": [new[k] for k in odd[3:]], "duplicate": t.event_idx[t.copy_of >= 0].tolist()}
 
-# %% ../nbs/00b_simulation.ipynb #00b-083
+# %% ../nbs/00b_simulation.ipynb #00b-102
 VERSION = 1  # of what is drawn; raised when the same settings give other pictures or tables
 CLOCK_AHEAD_S = {(2, 12): 15}
 
@@ -1053,16 +1085,7 @@ def _files(recording: Recording, rank: int) -> list[tuple[str, int, int]]:
     folder = f"Group {recording.group} Day {recording.day}/Cam {camera}/"
     return [(folder + segment_name(camera, DATES[recording.group, recording.day], zero + a, zero + b), a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
 
-def _yard(recording: Recording, settings: SimulationSettings, n: int) -> Iterator[np.ndarray]:
-    "Film the outdoor camera: a yard, with no calf in it."
-    import cv2
-    rng, w, h = np.random.default_rng([settings.seed, 13, recording.group]), settings.width_px, settings.height_px
-    yard = np.clip(cv2.resize(rng.normal(0, 14, (24, 40, 3)).astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC) + [112, 132, 84], 0, 255).astype(np.uint8)
-    cv2.fillConvexPoly(yard, np.array([[w // 3, h], [w // 2, h // 4], [w * 5 // 9, h // 4], [w * 3 // 4, h]]), (150, 146, 138), cv2.LINE_AA)
-    yard[:h // 4] = (176, 196, 216)
-    noise = rng.integers(0, 4, (4, h, w, 3), dtype=np.uint8)
-    yield from (cv2.add(yard, noise[t % 4]) for t in range(n))
-
+# %% ../nbs/00b_simulation.ipynb #00b-103
 def _film_job(job: tuple[str, Recording, int, SimulationSettings]) -> int: # frames written
     "Film one recording with one camera into its files; what is there already stays."
     root, recording, rank, settings = job
@@ -1070,7 +1093,7 @@ def _film_job(job: tuple[str, Recording, int, SimulationSettings]) -> int: # fra
     if all(p.exists() for p, _, _ in files): return 0
     fps = camera_fps(recording.group, rank, settings)
     times = frame_times(recording, fps)
-    frames = _yard(recording, settings, len(times)) if rank == 3 else film(recording, settings, rank, times)
+    frames = film_yard(recording, settings, len(times)) if rank == 3 else film(recording, settings, rank, times)
     for path, a, b in files:
         write_video(path, islice(frames, int(((times >= a) & (times < b)).sum())), fps, crf=26, gop=round(3 * fps))
     return len(times)
@@ -1083,7 +1106,7 @@ def _filmed(recordings: list[Recording], settings: SimulationSettings) -> list[t
         out += [(r, rank) for r in mine[:int(np.ceil(settings.other_cameras_share * len(mine)))] for rank in (1, 2, 3)]
     return sorted(out, key=lambda job: -job[0].length_s)
 
-# %% ../nbs/00b_simulation.ipynb #00b-084
+# %% ../nbs/00b_simulation.ipynb #00b-104
 PATTERN = r"(?:^|[\\/])Group (?P<group>\d+) Day (?P<day>\d+)[\\/](?:Cam (?P<folder>\d+)[\\/])?(?P<recorder>\w+?)_ch(?P<camera>\d+)_main_(?P<start>\d{14})_(?P<end>\d{14})\.mp4$"
 
 def write_cameras(
@@ -1094,6 +1117,7 @@ def write_cameras(
     groups = {g: {"cameras": list(CAMERAS[g][:-1]), "never": [CAMERAS[g][-1]]} for g in chosen}
     return write_text(path, yaml.safe_dump({"pattern": PATTERN, "groups": groups, "clock_offset_s": {}, "evidence": []}, sort_keys=False))
 
+# %% ../nbs/00b_simulation.ipynb #00b-105
 def simulate_cohort(
     out: str | os.PathLike,         # folder to make; one with the same settings is completed
     settings: SimulationSettings,
@@ -1118,7 +1142,7 @@ def simulate_cohort(
     (out / ".simulation.json").unlink()
     return out
 
-# %% ../nbs/00b_simulation.ipynb #00b-085
+# %% ../nbs/00b_simulation.ipynb #00b-106
 def _is_there(out: Path, facts: dict) -> bool:
     "Tell whether this cohort is there and whole; refuse a folder that holds something else."
     if not out.exists() or not any(out.iterdir()):
@@ -1133,6 +1157,7 @@ def _is_there(out: Path, facts: dict) -> bool:
             raise UserError(f"holds a cohort with {key} {old.get(key)!r}, not {new[key]!r}", where=out, remedy="give a new folder, or delete this one")
     return found.name == "simulation.json"
 
+# %% ../nbs/00b_simulation.ipynb #00b-107
 def _film_all(jobs: list[tuple], workers: int) -> int: # frames written
     "Film all recordings, here or in processes of their own."
     if workers <= 1:
@@ -1156,7 +1181,7 @@ def _truth(recordings: list[Recording], events: pd.DataFrame, faults: dict, sett
             "recordings": [{"number": r.number, "group": r.group, "day": r.day, "start_s": r.start_s,
                             "files": [{"path": f"videos/{n}", "from_s": a, "to_s": b} for n, a, b in _files(r, 0)]} for r in recordings]}
 
-# %% ../nbs/00b_simulation.ipynb #00b-089
+# %% ../nbs/00b_simulation.ipynb #00b-111
 def event_frames(
     cohort: str | os.PathLike,  # as `simulate_cohort` wrote it
     apart_s: float = 0.4,       # between the two frames, around the middle of the event
@@ -1182,7 +1207,7 @@ def _colours(pixels: np.ndarray) -> np.ndarray: # (30,) float64
     flat = pixels.reshape(-1, 3)
     return np.concatenate([flat.mean(0), flat.std(0), *(np.histogram(flat[:, c], 8, (0, 256))[0] / len(flat) for c in range(3))])
 
-# %% ../nbs/00b_simulation.ipynb #00b-090
+# %% ../nbs/00b_simulation.ipynb #00b-112
 def probe_features(
     cohort: str | os.PathLike,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]: # events; features (n, d) by name
@@ -1202,7 +1227,7 @@ def probe_features(
     return events, {**{k: np.array(v) for k, v in seen.items()}, "place and size of the box": events[["x_px", "y_px", "w_px", "h_px"]].to_numpy(float),
                     "hour, day, duration, place in the pen": facts}
 
-# %% ../nbs/00b_simulation.ipynb #00b-091
+# %% ../nbs/00b_simulation.ipynb #00b-113
 def leak_probes(
     cohort: str | os.PathLike,  # as `simulate_cohort` wrote it
     *,
@@ -1221,6 +1246,7 @@ def leak_probes(
         rows.append((name, within_auc(is_tail, score, group), low, high, len(events), len(members)))
     return pd.DataFrame(rows, columns=["what", "auc", "low", "high", "n_events", "n_bouts"])
 
+# %% ../nbs/00b_simulation.ipynb #00b-114
 def _scores_unseen(x: np.ndarray, is_tail: np.ndarray, group: np.ndarray) -> np.ndarray:
     "Score each group with a model fitted to the others; each group is put on a scale of its own first."
     from sklearn.linear_model import LogisticRegression
@@ -1242,7 +1268,7 @@ def within_auc(is_tail: np.ndarray, score: np.ndarray, group: np.ndarray) -> flo
         pairs += len(t) * len(e)
     return wins / pairs if pairs else float("nan")
 
-# %% ../nbs/00b_simulation.ipynb #00b-096
+# %% ../nbs/00b_simulation.ipynb #00b-119
 def _cached(name: str, settings: object, build: Callable[[Path], None]) -> Path:
     "Build a folder under a temporary name and rename it when it is complete."
     spec = importlib.util.find_spec("crosssuck.simulation")
@@ -1260,7 +1286,7 @@ def _cached(name: str, settings: object, build: Callable[[Path], None]) -> Path:
             shutil.rmtree(part, ignore_errors=True)
     return folder
 
-# %% ../nbs/00b_simulation.ipynb #00b-097
+# %% ../nbs/00b_simulation.ipynb #00b-120
 TINY = SimulationSettings(seed=11)
 
 def _tiny_film(recording: Recording, rank: int, times: np.ndarray, size_px: tuple[int, int]) -> tuple[Iterator[np.ndarray], np.ndarray]: # frames; box of the last act
@@ -1276,6 +1302,7 @@ def _tiny_film(recording: Recording, rank: int, times: np.ndarray, size_px: tupl
     frames = draw_frames(view, _lit(_empty(recording.group, view, 0), light, False), perform(scripts, acts, times), light)
     return frames, _box(primary, contact_point(last, end[2], recording.side)[0], rng)[1]
 
+# %% ../nbs/00b_simulation.ipynb #00b-121
 def _tiny_plan() -> pd.DataFrame:
     "Forty-eight events: per group a number of bouts of two events, every third bout a tail bout."
     rows = []
@@ -1290,7 +1317,7 @@ def _tiny_plan() -> pd.DataFrame:
     table["part"] = np.where(table.group.isin((4, 5)), "test_ood", np.where(table.bout > 3, "val", "train"))
     return table.drop(columns="bout")
 
-# %% ../nbs/00b_simulation.ipynb #00b-098
+# %% ../nbs/00b_simulation.ipynb #00b-122
 def _build_study(out: Path) -> None:
     "Draw the clips of `_tiny_plan`, write clips.csv, boxes.csv and the split."
     plan, clips, boxes = _tiny_plan(), [], []
@@ -1309,6 +1336,7 @@ def _build_study(out: Path) -> None:
     write_csv(out / "boxes.csv", pd.DataFrame(boxes, columns=["event_idx", "time_s", "x_px", "y_px", "w_px", "h_px"]))
     _write_split(out / "split", plan)
 
+# %% ../nbs/00b_simulation.ipynb #00b-123
 def _write_split(out: Path, plan: pd.DataFrame) -> None:
     "Write train.csv, val.csv, test_ood.csv and split.json from a column `part`."
     counts = {}
@@ -1322,7 +1350,7 @@ def tiny_study() -> Path: # folder with clips/clips.csv, boxes.csv, split/; read
     "Give a small study, ready to train on: 24 training, 12 validation, 12 test events of 160 x 90 pixels at 10 fps."
     return _cached("study", "48 events", _build_study)
 
-# %% ../nbs/00b_simulation.ipynb #00b-101
+# %% ../nbs/00b_simulation.ipynb #00b-126
 def _build_drive(out: Path) -> None:
     "Film two segments of 45 s with two cameras, and write what belongs to them."
     starts, tails = (4, 11, 22, 33, 43, 55, 68, 80), (2, 5)
