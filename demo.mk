@@ -54,55 +54,6 @@ $(DONE) &: $(RUNS:%=configs/%.yaml) | $(D)/clips/clips.csv $(D)/split/.audited $
 	@$(SAY) "run: train, evaluate, calibrate three experiments, two at a time (a few minutes)"
 	$(CS) run $(RUNS:%=configs/%.yaml) --seeds 42 --resume --jobs 2
 
-$(P)/%/evaluate/report.html) $(RUNS:%=$(P)/%/calibrate/calibration.html) $(RUNS:%=$(P)/%/confounds/confounds.html) $(P)/compare/comparison.html
-SAY := printf '\n\033[1m%s\033[0m\n'
-export OMP_NUM_THREADS ?= 1
-
-demo: reports/index.html
-	@echo; $(CS) status runs
-	@echo; echo "The lab report of a simulated cohort: open  $(CURDIR)/reports/index.html"
-
-clean-demo:
-	rm -rf $(D) $(RUNS:%=runs/%) reports/*.html
-
-$(D)/cohort/simulation.json: | $(INSTALLED)
-	@$(SAY) "simulate: six pens, four cameras each"
-	$(CS) simulate $(D)/cohort --demo --seed 1
-
-$(D)/manifest/events.csv: $(D)/cohort/simulation.json
-	@$(SAY) "manifest: the annotators' workbook becomes events"
-	$(CS) manifest $(D)/cohort/workbook.xlsx --out $(D)/manifest
-
-$(D)/inventory.csv: $(D)/cohort/simulation.json
-	@$(SAY) "scan: what is on the video drive"
-	$(CS) scan $(D)/cohort/videos --out $@
-
-$(D)/linked.csv: $(D)/manifest/events.csv $(D)/inventory.csv
-	@$(SAY) "link: each event to camera - file - offset"
-	$(CS) link $(D)/manifest/events.csv $(D)/inventory.csv --cameras $(D)/cohort/cameras.yaml --out $@
-
-$(D)/cameras/.done: $(D)/linked.csv
-	@$(SAY) "verify-cameras: the same moment from every camera"
-	$(CS) verify-cameras $(D)/linked.csv --inventory $(D)/inventory.csv --out $(D)/cameras
-	@touch $@
-
-$(D)/clips/clips.csv: $(D)/linked.csv
-	@$(SAY) "extract: one clip an event"
-	$(CS) extract $(D)/linked.csv --mode proxy --out $(D)/clips --workers 2
-
-$(D)/split/split.json: $(D)/linked.csv
-	@$(SAY) "split: whole bouts; groups 4 and 5 kept apart"
-	$(CS) split $(D)/linked.csv --scheme bout --out $(D)/split
-
-$(D)/split/.audited: $(D)/split/split.json
-	@$(SAY) "audit-split: does anything stand on two sides?"
-	$(CS) audit-split $(D)/split
-	@touch $@
-
-$(DONE): runs/%/s42/DONE: configs/%.yaml | $(D)/clips/clips.csv $(D)/split/.audited $(D)/cameras/.done
-	@$(SAY) "run $*: train, evaluate, calibrate (a few minutes)"
-	$(CS) run configs/$*.yaml --seeds 42 --resume
-
 $(P)/%/evaluate/report.html: runs/%/s42/DONE
 	@$(SAY) "evaluate $*: on groups 4 and 5"
 	$(CS) evaluate runs/$*/s42/test_predictions.csv --manifest $(D)/split/test_ood.csv --train $(D)/split/train.csv --out $(@D) --simulated
