@@ -27,6 +27,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -1166,6 +1167,8 @@ def _film_all(jobs: list[tuple], workers: int) -> int: # frames written
         running = [pool.submit(_film_job, j) for j in jobs]
         try:
             return sum(f.result() for f in progress(as_completed(running), "filming", total=len(running), unit="recording"))
+        except BrokenProcessPool:
+            raise UserError("a filming process was killed", where=jobs[0][0], remedy="run the same command again, what is filmed stays; with one worker if memory is short") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
