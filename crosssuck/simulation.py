@@ -217,7 +217,7 @@ def _save_workbook(book, path: str | os.PathLike) -> Path:
                 data = old.read(name)
                 if name == "docProps/core.xml":
                     data = re.sub(rb"(<dcterms:modified[^>]*>)[^<]*", rb"\g<1>2024-12-01T00:00:00Z", data)
-                new.writestr(zipfile.ZipInfo(name, (2024, 12, 1, 0, 0, 0)), data)
+                new.writestr(zipfile.ZipInfo(name, (2024, 12, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
     return Path(path)
 
 # %% ../nbs/00b_simulation.ipynb #00b-022

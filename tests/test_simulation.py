@@ -18,7 +18,7 @@ from crosssuck.manifest import read_workbook
 from crosssuck.video import probe, read_frames
 
 FEW = s.SimulationSettings.demo(seed=3, events=24, groups=(2, 4), width_px=128, height_px=72, fps=4.0)
-DEMO = s.SimulationSettings.demo(seed=1)
+DEMO = s.SimulationSettings.demo()
 
 
 def hashes(folder):
@@ -350,7 +350,7 @@ def test_probes_read_the_frames_of_their_events(cohort):
 def test_in_the_demo_nothing_but_the_behaviour_tells_the_label(tmp_path):
     cohort = s.simulate_cohort(tmp_path / "demo", DEMO, workers=2)
     probes = s.leak_probes(cohort)
-    assert (probes.auc < .6).all(), probes.to_string()
+    assert probes.auc.between(.4, .6).all(), probes.to_string()
 
 
 @pytest.mark.long
