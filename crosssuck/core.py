@@ -161,7 +161,7 @@ def _parse_number(column: pd.Series, name: str, path: Path, whole: bool) -> pd.S
         wrong |= value.isna() | (value % 1 != 0)
     if wrong.any():
         row = int(wrong.idxmax())
-        raise UserError(f"{name} is {column[row]!r}, not a {'whole ' if whole else ''}number", where=f"{path}, line {row + 2}", remedy="correct that cell")
+        raise UserError(f"{name} is {str(column[row])!r}, not a {'whole ' if whole else ''}number", where=f"{path}, line {row + 2}", remedy="correct that cell")
     return value.astype("int64") if whole else value.astype("float64")
 
 # %% ../nbs/00_core.ipynb #00-021

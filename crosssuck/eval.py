@@ -589,7 +589,7 @@ def align(
     for name, t in kept.items():
         if (wrong := t.true_label != first.true_label).any():
             row = int(np.argmax(wrong))
-            raise UserError(f"true label {t.true_label[row]!r}, elsewhere {first.true_label[row]!r}", where=f"{name}, event {t.event_idx[row]}", remedy="use one version of the events")
+            raise UserError(f"true label {str(t.true_label[row])!r}, elsewhere {str(first.true_label[row])!r}", where=f"{name}, event {t.event_idx[row]}", remedy="use one version of the events")
     bouts = next((t.bout_id for t in kept.values() if "bout_id" in t and (t.bout_id != "").all()), None)
     if bouts is None:
         raise UserError("the bouts of these events are not known", where=", ".join(tables), remedy="give the events with --manifest")

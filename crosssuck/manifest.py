@@ -332,7 +332,7 @@ def read_meanings(
     for wrong, right in rules.spelling.items():
         spelt = ended.str.replace(rf"\b{re.escape(wrong)}\b", right, case=False, regex=True)
         for row in ended.index[ended != spelt]:
-            quarantine.add("repaired", sheet, row, "ended_by", f"{wrong} for {right}", f"read as {spelt[row]!r}")
+            quarantine.add("repaired", sheet, row, "ended_by", f"{wrong} for {right}", f"read as {str(spelt[row])!r}")
         ended = spelt
     out["ended_by"] = _or_doubt(sheet, ended, "ended_by", rules.ended_by, "other", quarantine)
     out["pen_location"] = _or_doubt(sheet, text["pen_location"].fillna(""), "pen_location", rules.pen_location, "", quarantine)

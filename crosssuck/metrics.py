@@ -112,7 +112,7 @@ def join_manifest(
     wrong = table["true_label"].to_numpy() != events["behavior"].to_numpy()
     if wrong.any():
         row = int(wrong.argmax())
-        raise UserError(f"true_label is {table['true_label'].iloc[row]!r}, {name} says {events['behavior'].iloc[row]!r}",
+        raise UserError(f"true_label is {str(table['true_label'].iloc[row])!r}, {name} says {str(events['behavior'].iloc[row])!r}",
                         where=f"{where}, line {row + 2}", remedy="give the manifest that these predictions were made from, in its own order")
     taken = events[[c for c in TAKEN if c in events]].reset_index(drop=True)
     if "bout_id" in table and (table["bout_id"] != "").all():

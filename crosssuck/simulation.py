@@ -160,7 +160,7 @@ PLACES = {"middle": ("middle", "middle", "middle "), "front": ("front", "front-a
 
 def _written(row: pd.Series, seed: int, text: bool | None = None) -> list:
     "Write one event as an annotator would; `text` rows hold dates and times as text."
-    rng = np.random.default_rng([seed, zlib.crc32(repr(row[LAB_COLUMNS[1:]].tolist()).encode())])
+    rng = np.random.default_rng([seed, zlib.crc32("|".join(map(str, row[LAB_COLUMNS[1:]])).encode())])
     text = bool(rng.random() < .4) if text is None else text
     date = datetime.datetime.strptime(row.date, "%m/%d/%Y")
     start, end = (datetime.datetime.strptime(t, "%H:%M:%S").time() for t in (row.start_time, row.end_time))

@@ -38,7 +38,10 @@ def column(book, title, sheet=BOUTS):
 
 def put(title, row, value, sheet=BOUTS):
     def change(book):
-        book[sheet].cell(row, column(book, title)).value = value
+        cell = book[sheet].cell(row, column(book, title))
+        cell.value = value
+        if isinstance(value, float):
+            cell.number_format = "General"  # else a fraction of a day would be read as the time that the cell showed before
     return change
 
 
