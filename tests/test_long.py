@@ -108,6 +108,15 @@ def test_a_model_of_shuffled_labels_is_called_at_chance(root, study, tmp_path, f
         assert facts["call"] in ("at_chance", "not_beyond_metadata") and (part == "metrics" or facts["call"] == "at_chance"), facts["verdict"]
 
 
+def test_nothing_but_the_behaviour_tells_the_label_of_the_demos_cohort(study, figures):
+    from crosssuck.simulation import leak_probes
+    probes = leak_probes(study / "cohort")
+    for r in probes.itertuples():
+        print(f"\nlinear probe on unseen groups, {r.what}: ROC AUC {r.auc:.3f} ({r.low:.2f} to {r.high:.2f}), {r.n_events} events, {r.n_bouts} bouts")
+        figures[f"probe: {r.what}"] = {"roc_auc": round(r.auc, 3), "low": round(r.low, 3), "high": round(r.high, 3), "n": int(r.n_events), "n_units": int(r.n_bouts)}
+    assert (probes.auc < 0.6).all()
+
+
 def test_the_panel_notices_a_shortcut(root, tmp_path, figures):
     folder = prepare(tmp_path / "study", "--seed", "2", "--shortcut", "1.0")
     config = config_for(root, tmp_path, "shortcut", folder, folder / "split", folder / "clips/clips.csv", optim={"epochs": 8, "cosine_epochs": 8})
