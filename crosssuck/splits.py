@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['GAP_S', 'SIDES', 'split_schema', 'UNIT_AND_STRATA', 'FOLD_COLUMN', 'SCHEMES', 'SIDE_PAIRS', 'PROMISED', 'UNITS',
-           'SIDE_COLOUR', 'assign_bouts', 'Split', 'count_sides', 'interleave', 'draw_units', 'video_key', 'prepare',
-           'divide', 'check_classes', 'boost_tail', 'with_counts', 'split_events', 'split_folds', 'write_split',
-           'check_table', 'read_part', 'read_split', 'make_split', 'effective_n', 'share_interval', 'near_pairs',
-           'audit_split', 'tail_carriers', 'audit_files', 'bout_timeline']
+           'LEAKS', 'SIDE_COLOUR', 'assign_bouts', 'Split', 'count_sides', 'interleave', 'draw_units', 'video_key',
+           'prepare', 'divide', 'check_classes', 'boost_tail', 'with_counts', 'split_events', 'split_folds',
+           'write_split', 'check_table', 'read_part', 'read_split', 'read_folds', 'read_sides', 'make_split',
+           'effective_n', 'share_interval', 'near_pairs', 'audit_split', 'tail_carriers', 'audit_files', 'find_leaks',
+           'write_audit', 'bout_timeline']
 
 # %% ../nbs/04_splits.ipynb #04-003
 import hashlib
@@ -216,7 +217,7 @@ def split_events(
     events, facts = prepare(linked, scheme, split_seed=split_seed, val_share=val_share, within_file=within_file, gap_s=gap_s)
     here = sorted(set(events["group"].tolist()))
     if absent := sorted(set(ood_groups) - set(here)):
-        raise UserError(f"group {absent[0]} holds no ear or tail event", where="ood_groups", remedy=f"the table has groups {here}; name others, or none")
+        raise UserError(f"group {absent[0]} holds no ear or tail event", where="ood_groups", remedy=f"the table has groups {here}: keep others apart (--ood 1,2) or none (--ood none)")
     facts["ood_groups"] = sorted(int(g) for g in ood_groups)
     rng = np.random.default_rng([split_seed, 0])
     split = divide(events, events["group"].isin(ood_groups), scheme, val_share, rng, facts)
@@ -255,9 +256,13 @@ def write_split(
     "Write the three tables, then split.json with their hashes."
     out = Path(out)
     if isinstance(split, dict):
+        if (out / "split.json").exists():
+            raise UserError("another split lies there", where=out, remedy="give the folds a folder of their own")
         for fold, one in split.items():
             write_split(one, out / fold)
         return out
+    if found := sorted(p.parent.name for p in out.glob("*/split.json")):
+        raise UserError(f"the folds {', '.join(found)} lie there", where=out, remedy="give the split a folder of its own")
     (out / "split.json").unlink(missing_ok=True)
     for side, table in split.sides.items():
         write_csv(out / f"{side}.csv", check_table(table, out / f"{side}.csv"))
@@ -302,7 +307,27 @@ def read_split(
             raise UserError("not the table that split.json describes", where=folder / f"{side}.csv", remedy="split again into a new folder")
     return Split(*(check_table(read_part(folder / f"{side}.csv"), folder / f"{side}.csv") for side in SIDES), facts)
 
-# %% ../nbs/04_splits.ipynb #04-045
+# %% ../nbs/04_splits.ipynb #04-044
+def read_folds(
+    folder: str | os.PathLike, # a split, or the folds of one
+) -> dict[str, Split]: # fold -> split; "" for a split without folds
+    "Read a split, or all folds below a folder."
+    found = sorted(p.parent for p in Path(folder).glob("*/split.json"))
+    if found and not (Path(folder) / "split.json").exists():
+        return {p.name: read_split(p) for p in found}
+    return {"": read_split(folder)}
+
+def read_sides(
+    *paths: str | os.PathLike, # a split folder, a folder of folds, or three CSV files: train, validation, test
+) -> dict[str, Split]: # as `read_folds`
+    "Read the sides of a split however they lie in files."
+    if len(paths) == 3:
+        return {"": Split(*map(read_part, paths))}
+    if len(paths) != 1:
+        raise UserError(f"{len(paths)} paths", where="audit-split", remedy="give one split folder, or three CSV files: train, validation, test")
+    return read_folds(paths[0])
+
+# %% ../nbs/04_splits.ipynb #04-047
 def make_split(
     linked: pd.DataFrame | str | os.PathLike, # linked events, or the CSV that holds them
     out: str | os.PathLike,                   # folder of the split; for logo and lodo of a folder a fold
@@ -318,7 +343,7 @@ def make_split(
         return write_split(split_folds(linked, scheme, **settings), out)
     return write_split(split_events(linked, scheme, ood_groups=(4, 5) if ood_groups is None else ood_groups, **settings), out)
 
-# %% ../nbs/04_splits.ipynb #04-048
+# %% ../nbs/04_splits.ipynb #04-050
 def effective_n(
     hit: np.ndarray,  # bool, one value an event
     unit: np.ndarray, # unit (bout) of each event
@@ -340,7 +365,7 @@ def share_interval(hit: np.ndarray, unit: np.ndarray, level: float = 0.95) -> tu
     low, high = proportion_confint(np.mean(hit) * n, n, 1 - level, method="wilson")
     return float(max(low, 0)), float(min(high, 1))
 
-# %% ../nbs/04_splits.ipynb #04-051
+# %% ../nbs/04_splits.ipynb #04-053
 def near_pairs(
     events: pd.DataFrame, # with group, day, start_s, end_s
     gap_s: float = GAP_S, # 0 lists those that overlap
@@ -355,7 +380,7 @@ def near_pairs(
     later = first + 1 + np.arange(len(first)) - np.repeat(n.cumsum() - n, n)
     return order[first], order[later]
 
-# %% ../nbs/04_splits.ipynb #04-054
+# %% ../nbs/04_splits.ipynb #04-056
 SIDE_PAIRS = (("train", "val"), ("train", "test_ood"), ("val", "test_ood"))
 _APART = {"group": SIDE_PAIRS[1:]}  # the groups of the test are on no other side
 PROMISED = {"random": _APART, "intra_video": _APART, "intra_video_boosted": _APART, "bout": _APART, "logo": _APART,
@@ -381,7 +406,7 @@ def audit_split(
     table = pd.DataFrame(rows, columns=["check", "sides", "n", "share", "leak", "sentence"])
     return table.sort_values("leak", ascending=False, kind="stable").reset_index(drop=True)
 
-# %% ../nbs/04_splits.ipynb #04-056
+# %% ../nbs/04_splits.ipynb #04-058
 def _audit_table(train: pd.DataFrame, val: pd.DataFrame, test_ood: pd.DataFrame, gap_s: float) -> pd.DataFrame:
     "Join the sides, without repeats, and name bout, video, camera, dyad and content of each event."
     t = Split(*(x[x["behavior"].isin(CLASSES)] for x in (train, val, test_ood))).table
@@ -407,7 +432,7 @@ def _words(n: int, noun: str) -> str:
 def _common(t: pd.DataFrame, key: str, a: str, b: str) -> set:
     return set(t.loc[t["side"] == a, key]) & set(t.loc[t["side"] == b, key])
 
-# %% ../nbs/04_splits.ipynb #04-058
+# %% ../nbs/04_splits.ipynb #04-060
 def _same_in_two(t: pd.DataFrame, a: str, b: str) -> list[tuple]:
     "Rows for events, bouts and duplicates that stand on both sides."
     sides, n_b, n_bouts = f"{a} · {b}", (t["side"] == b).sum(), t["bout"].nunique()
@@ -426,7 +451,7 @@ def _same_in_two(t: pd.DataFrame, a: str, b: str) -> list[tuple]:
         _row("duplicate in two", sides, len(twice), n_b, twice,
              f"{_words(len(twice), 'event')} of {b} repeated in {a}, word for word, under another number")]
 
-# %% ../nbs/04_splits.ipynb #04-060
+# %% ../nbs/04_splits.ipynb #04-062
 def _near_in_two(t: pd.DataFrame, a: str, b: str, gap_s: float) -> list[tuple]:
     "Rows for near pairs, and for an ear and a tail event in the same seconds, one on either side."
     sides, side, kind, idx = f"{a} · {b}", t["side"].to_numpy(), t["behavior"].to_numpy(), t["event_idx"].to_numpy()
@@ -444,7 +469,7 @@ def _near_in_two(t: pd.DataFrame, a: str, b: str, gap_s: float) -> list[tuple]:
         _row("other class in the same seconds", sides, m, other.sum(), m,
              f"{_words(m, 'pair')} of an ear and a tail event in the same seconds, one in {a} and one in {b}")]
 
-# %% ../nbs/04_splits.ipynb #04-062
+# %% ../nbs/04_splits.ipynb #04-064
 UNITS = {"group": "groups", "day": "days", "group-day": "group-days", "camera": "cameras", "video": "videos",
          "calf": "calves", "dyad": "dyads (who sucks whom)"}
 
@@ -465,7 +490,7 @@ def _units_in_two(t: pd.DataFrame, a: str, b: str, promised: dict) -> list[tuple
             rows.append(_row(f"{unit} in both", f"{a} · {b}", len(common), of, leak, f"{len(common):,} of the {of:,} {many} of {b} are in {a} too{tell}"))
     return rows
 
-# %% ../nbs/04_splits.ipynb #04-064
+# %% ../nbs/04_splits.ipynb #04-066
 def tail_carriers(
     events: pd.DataFrame,  # one side of a split
     by: str = "video",     # video, calf or dyad
@@ -477,7 +502,7 @@ def tail_carriers(
            "dyad": lambda: group + tail["initiator_id"].astype(str) + ">" + tail["receiver_id"].astype(str)}[by]()
     return key.rename(by).value_counts()
 
-# %% ../nbs/04_splits.ipynb #04-066
+# %% ../nbs/04_splits.ipynb #04-068
 def _one_side(t: pd.DataFrame, side: str) -> list[tuple]:
     "Rows for class balance, carriers of the tail events, and repeats within a side."
     n, is_tail = len(t), (t["behavior"] == "tail").to_numpy()
@@ -498,23 +523,63 @@ def _one_side(t: pd.DataFrame, side: str) -> list[tuple]:
     rows.append(_row("other class at once", side, m, n, False, f"{_words(m, 'pair')} of an ear and a tail event in the same seconds{tell}"))
     return rows
 
-# %% ../nbs/04_splits.ipynb #04-074
+# %% ../nbs/04_splits.ipynb #04-076
 def audit_files(
     *paths: str | os.PathLike, # a split folder, a folder of folds, or three CSV files: train, val, test
 ) -> pd.DataFrame: # as `audit_split`; with a column `fold` where there are folds
     "Audit a split that lies in files."
-    paths = [Path(p) for p in paths]
-    if len(paths) == 3:
-        return audit_split(*map(read_part, paths))
-    if len(paths) != 1:
-        raise UserError(f"{len(paths)} paths", where="audit-split", remedy="give one split folder, or three CSV files: train, val, test")
-    found = sorted(p.parent for p in paths[0].glob("*/split.json"))
-    folds = {p.name: read_split(p) for p in found} if found and not (paths[0] / "split.json").exists() else {"": read_split(paths[0])}
-    tables = [audit_split(**f.sides, scheme=f.facts["scheme"], gap_s=f.facts["gap_s"]).assign(fold=name) for name, f in folds.items()]
+    sides = read_sides(*paths)
+    tables = [audit_split(**f.sides, scheme=f.facts.get("scheme", ""), gap_s=f.facts.get("gap_s", GAP_S)).assign(fold=name) for name, f in sides.items()]
     table = pd.concat(tables).sort_values("leak", ascending=False, kind="stable").reset_index(drop=True)
-    return table if found else table.drop(columns="fold")
+    return table.drop(columns="fold") if list(sides) == [""] else table
 
-# %% ../nbs/04_splits.ipynb #04-078
+# %% ../nbs/04_splits.ipynb #04-079
+LEAKS = ("check", "side_a", "event_a", "side_b", "event_b", "bout_id", "apart_s", "same_file")
+
+def find_leaks(
+    train: pd.DataFrame,
+    val: pd.DataFrame,
+    test_ood: pd.DataFrame,
+    *,
+    gap_s: float = GAP_S,
+) -> pd.DataFrame: # LEAKS, a row a pair; apart_s: seconds from the end of one to the start of the other, negative where they overlap
+    "List the pairs of events that leak from one side to another."
+    t = _audit_table(train, val, test_ood, gap_s)
+    side, idx, kind = (t[c].to_numpy() for c in ("side", "event_idx", "behavior"))
+    i, j = near_pairs(t, gap_s)
+    near = (side[i] != side[j]) & (idx[i] != idx[j])
+    overlap = near & (kind[i] != kind[j]) & (t["start_s"].to_numpy()[j] < t["end_s"].to_numpy()[i])
+    pairs = {"near pair": (i[near], j[near]), "other class in the same seconds": (i[overlap], j[overlap])}
+    for check, key in (("event in two", "event_idx"), ("duplicate in two", "content")):
+        both = t[[key, "side"]].reset_index(names="at").merge(t[[key, "side"]].reset_index(names="at"), on=key)
+        both = both[(both["at_x"] < both["at_y"]) & (both["side_x"] != both["side_y"])]
+        a, b = both["at_x"].to_numpy(), both["at_y"].to_numpy()
+        new = np.ones(len(a), bool) if key == "event_idx" else idx[a] != idx[b]
+        pairs[check] = (a[new], b[new])
+    file = t["video"].to_numpy() if "video" in t else np.full(len(t), "")
+    rows = [pd.DataFrame({"check": check, "side_a": side[a], "event_a": idx[a], "side_b": side[b], "event_b": idx[b], "bout_id": t["bout"].to_numpy()[b],
+                          "apart_s": t["start_s"].to_numpy()[b] - t["end_s"].to_numpy()[a], "same_file": file[a] == file[b]}) for check, (a, b) in pairs.items()]
+    return pd.concat(rows, ignore_index=True)[list(LEAKS)]
+
+# %% ../nbs/04_splits.ipynb #04-081
+def write_audit(
+    out: str | os.PathLike,    # folder; it is made
+    *paths: str | os.PathLike, # as `read_sides` takes them
+) -> Path:
+    "Write audit.csv (the sentences), leaks.csv (the pairs of events) and carriers.csv (tail events by video, calf and dyad)."
+    out, leaks, carriers = Path(out), [], []
+    for fold, f in read_sides(*paths).items():
+        leaks.append(find_leaks(**f.sides, gap_s=f.facts.get("gap_s", GAP_S)).assign(fold=fold))
+        for side, t in f.sides.items():
+            t = t[t["copy"] == 0] if "copy" in t else t
+            by = [b for b, c in (("video", "video_filename"), ("calf", "initiator_id"), ("dyad", "receiver_id")) if c in t]
+            carriers += [tail_carriers(t, b).rename("tail_events").rename_axis("name").reset_index().assign(by=b, side=side, fold=fold) for b in by]
+    write_csv(out / "audit.csv", audit_files(*paths))
+    write_csv(out / "leaks.csv", pd.concat(leaks))
+    write_csv(out / "carriers.csv", pd.concat(carriers)[["fold", "side", "by", "name", "tail_events"]])
+    return out
+
+# %% ../nbs/04_splits.ipynb #04-085
 SIDE_COLOUR = {"train": "#B4B4B4", "val": "#7B3FA0", "test_ood": COLOUR["good"]}  # none of the colours of the behaviours
 
 def bout_timeline(

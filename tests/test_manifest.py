@@ -8,6 +8,8 @@ import numpy as np
 import openpyxl
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from crosssuck import manifest as m
 from crosssuck.core import UserError, write_text
@@ -81,6 +83,71 @@ def test_excel_letters_both_ways():
     assert all(m.ord_letter(m.excel_letter(i)) == i for i in range(2000))
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 86_399_999))
+def test_a_time_survives_writing_and_reading(ms):
+    assert m.parse_time(m.format_time(ms / 1000)) == pytest.approx(ms / 1000, abs=1e-9)
+    assert m.parse_time(dt.time(ms // 3_600_000, ms // 60_000 % 60, ms // 1000 % 60, ms % 1000 * 1000)) == pytest.approx(ms / 1000, abs=1e-9)
+    if ms % 1000 == 0:
+        assert m.parse_time(ms / 86_400_000) == ms / 1000  # a fraction of a day that lost its format
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=12) | st.from_regex(r"\A\s?\d{1,3}[:.]\d{1,3}[:.]\d{1,3}( ?[APap][Mm])?\s?\Z") | st.integers() | st.floats() | st.none() | st.booleans())
+def test_a_reader_gives_what_is_possible_or_nothing(cell):
+    time, date, number, lasts = m.parse_time(cell), m.parse_date(cell), m.parse_number(cell), m.parse_duration(cell)
+    assert time is None or 0 <= time < 86400
+    assert date is None or dt.date(1900, 1, 1) <= date
+    assert number is None or number >= 0
+    assert lasts is None or 0 <= lasts <= 86400
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dates(dt.date(1900, 1, 1), dt.date(2999, 12, 31)))
+def test_a_date_is_read_in_the_order_that_the_rules_say(day):
+    assert m.parse_date(m.format_date(day)) == m.parse_date(day.isoformat()) == day
+    for sign in "/.-":
+        assert m.parse_date(f"{day.day}{sign}{day.month}{sign}{day.year}", day_first=True) == day
+    if day.year >= 2000:
+        assert m.parse_date(f"{day.day}/{day.month}/{day.year % 100:02d}", day_first=True) == day.replace(year=2000 + day.year % 100)
+    if day.day > 12:
+        assert m.parse_date(f"{day.day}/{day.month}/{day.year}") is None  # never turned round
+
+
+spans = st.lists(st.tuples(st.integers(1, 2), st.sampled_from(["ear", "tail", "teat"]), st.integers(0, 200), st.integers(1, 40)), max_size=25)
+
+
+@settings(max_examples=100, deadline=None)
+@given(spans, st.integers(0, 5))
+def test_the_overlap_of_intervals_is_that_of_their_seconds(rows, pad):
+    t = pd.DataFrame(rows, columns=["group", "behavior", "start_s", "lasts"]).astype({"start_s": float}).assign(day=1)
+    t["end_s"] = t.start_s + t.lasts
+    want = []
+    for e in t.itertuples():
+        other = t[(t.group == e.group) & (t.behavior == {"ear": "tail", "tail": "ear"}.get(e.behavior))]
+        seconds = {s for a, b in zip(other.start_s, other.end_s, strict=True) for s in range(int(a), int(b))}
+        want.append(len(seconds & set(range(int(e.start_s) - pad, int(e.end_s) + pad))))
+    assert m.other_class_overlap(t, pad).tolist() == want
+    both = t.merge(t, on="group")
+    pairs = ((both.behavior_x == "ear") & (both.behavior_y == "tail") & (both.start_s_x < both.end_s_y) & (both.start_s_y < both.end_s_x)).sum()
+    assert m.count_overlaps(t) == pairs
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 86399), st.integers(0, 3000) | st.none(), st.integers(0, 86399) | st.none())
+def test_duration_wins_and_the_end_is_what_it_makes(start, duration, end):
+    sheet = m.Sheet("s", pd.DataFrame({"duration_sec": [duration], "end_time": [end]}), {"duration_sec": "D", "end_time": "E"}, {}, 2, 0)
+    q = m.Quarantine()
+    got = m.read_span(sheet, pd.DataFrame({"start_time": [float(start)], "end_time": [end], "duration_sec": [duration]}), q).iloc[0]
+    if duration is None and end is None:
+        assert np.isnan(got.duration_sec)
+        return
+    between = None if end is None else (end - start) % 86400
+    assert got.duration_sec == (duration if duration is not None else between)
+    assert got.conflict == (duration is not None and end is not None and between != duration)
+    assert len(q.rows) == got.conflict + (duration is None) + (end is None)  # each doubt is put down once
+
+
 # --- the tiny workbook ------------------------------------------------------------------------------------------------
 
 def test_every_row_of_the_tiny_workbook_becomes_an_event(workbook):
@@ -151,7 +218,7 @@ def test_blank_and_rejected_rows_never_shift_a_number(workbook, edit):
     assert got.totals["rejected_rows"] == 3 and got.totals["blank_rows"][BOUTS] == 1
     rejected = got.quarantine[got.quarantine.kind == "rejected"]
     assert rejected[["row", "column", "value"]].values.tolist() == [[6, "Date", "sometime"], [8, "Behavior", "tongue"], [9, "Cohort", ""]]
-    assert "map it in the rules" in rejected.action.iloc[1]
+    assert "map it under behavior in the rules" in rejected.action.iloc[1]
 
 
 @pytest.mark.parametrize("title, value, reason, check", [
@@ -169,6 +236,11 @@ def test_blank_and_rejected_rows_never_shift_a_number(workbook, edit):
     ("Behavior", " EAR ", "blanks around the text", lambda e: e.behavior == "ear" and e.behavior_raw == "EAR"),
     ("Notes_BD", "the clock of one camera is late", "a note that speaks of: clock", lambda e: "note_clock" in e["flags"] and "clock" in e["note"]),
     ("Day", "1", "text where a number should be", lambda e: e.day == 1),
+    ("Behavior", "Ear", "capitals", lambda e: e.behavior == "ear" and e.behavior_raw == "Ear"),
+    ("ID.initiator", None, "an empty cell", lambda e: e.initiator_id == "" and "same_calf" not in e["flags"]),
+    ("Duration", dt.time(0, 1, 5), "another type where a number should be", lambda e: e.duration_sec == 65),
+    ("Pen.location", " back ", "blanks around the text", lambda e: e.pen_location == "back" and e.pen_location_raw == "back"),
+    ("Ended.by.initiator.or.receiver.", "reciever-left", "reciever for receiver", lambda e: e.ended_by == "receiver" and e.ended_by_raw == "reciever-left"),
     ("Start.time", 0.25694444444444442, "another type where a time should be", lambda e: e.start_time == "6:10:00"),
 ])
 def test_one_odd_cell_is_kept_flagged_and_put_down(edit, title, value, reason, check):
@@ -178,6 +250,93 @@ def test_one_odd_cell_is_kept_flagged_and_put_down(edit, title, value, reason, c
     row = got.quarantine[(got.quarantine.sheet == BOUTS) & (got.quarantine.row == 2) & got.quarantine.column.isin([title, "End.time"])]
     assert reason in row.reason.tolist(), row
     assert check(got.events.iloc[0]), got.events.iloc[0]
+
+
+def test_what_no_rule_names_is_said(workbook, edit):
+    def change(book):
+        book[BOUTS].cell(1, 20, "Weather")
+        book[BOUTS].cell(2, 20, "rain")
+        book.create_sheet("Ideas")
+    t = m.read_workbook(edit(change)).totals
+    known = m.read_workbook(workbook).totals
+    assert t["columns_not_read"][BOUTS] == [*known["columns_not_read"][BOUTS], "Weather"] and "Group" in known["columns_not_read"][BOUTS]
+    assert (known["sheets_not_read"], t["sheets_not_read"]) == ([], ["Ideas"])
+
+
+def test_an_id_that_is_a_fraction_in_excel_is_read_and_put_down():
+    sheet = m.Sheet("s", pd.DataFrame({"receiver_id": [3110, 3110.0, "3110", 3110.5]}, dtype=object), {}, {"receiver_id": "F"}, 2, 0)
+    q = m.Quarantine()
+    assert m.read_column(sheet, "receiver_id", q).tolist() == ["3110", "3110", "3110", "3110.5"]
+    assert q.table()[["cell", "value", "action"]].values.tolist() == [["F1", "3110.0", "read as 3110"], ["F3", "3110.5", "read as 3110.5"]]
+
+
+def test_doubts_of_the_other_sheets_keep_their_flag(edit):
+    def change(book):
+        book[NIGHT].cell(2, 9, 3000)  # the duration of the second event of the night
+        book[NEGATIVES].cell(2, column(book, "Duration", NEGATIVES), 3000)
+    got = m.read_workbook(edit(change))
+    assert got.nighttime["flags"].tolist()[1] == "nighttime;time_conflict" and got.hard_negatives["flags"].tolist()[0] == "hard_negative;time_conflict"
+    assert set(got.nighttime["flags"].drop(1)) == {"nighttime"}
+
+
+def rules_of(root, **changes):
+    import dataclasses
+    rules = m.read_rules(root / "configs" / "workbook_lab.yaml")
+    columns = {k: changes.pop(k) for k in list(changes) if hasattr(rules.columns, k) and k not in ("behavior", "ended_by", "pen_location")}
+    gone = {k: None for k in changes.pop("without", ())}
+    return dataclasses.replace(rules, columns=dataclasses.replace(rules.columns, **columns, **gone), **changes)
+
+
+def test_a_workbook_without_a_column_says_so_in_the_rules_and_raises_no_doubts(workbook, root):
+    plain = m.read_workbook(workbook)
+    without = ("group", "day", "initiator_id", "receiver_id", "ended_by", "pen_location", "end_time")
+    got = m.read_workbook(workbook, rules_of(root, without=without))
+    assert (got.events.group == 1).all() and (got.events[["initiator_id", "receiver_id", "ended_by", "pen_location"]] == "").all(axis=None)
+    dates = sorted({m.parse_date(d) for d in got.events.date})
+    assert got.events.day.tolist() == [dates.index(m.parse_date(d)) + 1 for d in got.events.date] and len(dates) > 1
+    assert got.events.duration_sec.tolist() == plain.events.duration_sec.tolist() and not got.quarantine.reason.isin(["an empty cell", "no end can be read"]).any()
+    assert set(without) & set(m.read_workbook(workbook).quarantine.column) == set() and "Cohort" in got.totals["columns_not_read"][BOUTS]
+    ends = m.read_workbook(workbook, rules_of(root, without=("duration_sec",)))
+    assert not (ends.quarantine.column == "Duration").any() and not ends.events["flags"].str.contains("time_conflict").any()
+    clean = ~plain.events["flags"].str.contains("time_conflict")
+    assert ends.events.duration_sec[clean].tolist() == plain.events.duration_sec[clean].tolist()
+
+
+def test_words_stand_for_groups_and_days_where_the_rules_say_so(workbook, edit, root):
+    def change(book):
+        for row in range(2, book[BOUTS].max_row + 1):
+            cell = book[BOUTS].cell(row, column(book, "Cohort"))
+            cell.value = f"Pen {'ABCDEF'[int(cell.value) - 1]}"
+    path, plain = edit(change), m.read_workbook(workbook).events
+    got = m.read_workbook(path, rules_of(root, numbers=m.Numbers(group={f"pen {x}": k for k, x in enumerate("abcdef", 1)})))
+    assert got.events.group.tolist() == plain.group.tolist()
+    with pytest.raises(UserError, match=r"no row can be read: Cohort is 'Pen .' in \d+ of 32 rows \(cannot be read\); map it under numbers.group in the rules"):
+        m.read_workbook(path)
+
+
+def test_titles_below_a_heading_are_named_and_found(workbook, edit, root):
+    def change(book):
+        for name in (BOUTS, NEGATIVES):
+            book[name].insert_rows(1, 2)
+            book[name].cell(1, 1, "The study of 2024")
+    path = edit(change)
+    with pytest.raises(UserError, match="row 3 looks like the titles: write header_row: 3"):
+        m.read_workbook(path)
+    got = m.read_workbook(path, rules_of(root, header_row=3))
+    pd.testing.assert_frame_equal(got.events, m.read_workbook(workbook).events)
+    assert len(got.nighttime) == 4 and got.quarantine[got.quarantine.sheet == BOUTS].row.min() >= 4
+
+
+def test_a_date_with_the_day_first(workbook, edit, root):
+    def change(book):
+        for row in range(2, book[BOUTS].max_row + 1):
+            cell = book[BOUTS].cell(row, column(book, "Date"))
+            day = m.parse_date(cell.value)
+            cell.number_format, cell.value = "@", f"{day.day}.{day.month}.{day.year}"
+    path = edit(change)
+    assert m.read_workbook(path, rules_of(root, day_first=True)).events.date.tolist() == m.read_workbook(workbook).events.date.tolist()
+    with pytest.raises(UserError, match=r"Date is '\d+.\d+.2024' in \d+ of 32 rows .*set day_first in the rules"):
+        m.read_workbook(path)
 
 
 def test_an_event_over_midnight_is_no_conflict():
@@ -237,14 +396,14 @@ def test_overlapping_pairs_agree_with_comparing_all():
 # --- faults of the workbook -------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("change, words", [
-    (lambda b: setattr(b[BOUTS], "title", "Bouts"), [f"no sheet '{BOUTS}'", "rename it", "'Bouts'"]),
+    (lambda b: setattr(b[BOUTS], "title", "Bouts"), [f"no sheet '{BOUTS}'", "rename it", "under sheets in the rules", "--rules", "'Bouts'"]),
     (lambda b: b.remove(b[NIGHT]), [f"no sheet '{NIGHT}'"]),
-    (lambda b: b[BOUTS].cell(1, column(b, "Behavior"), "Behaviour"), ["no column 'Behavior'", f"sheet '{BOUTS}'", "'Behaviour'"]),
-    (lambda b: b[BOUTS].cell(1, column(b, "Notes_BD"), "notes"), ["no column 'Notes_BD'"]),
+    (lambda b: b[BOUTS].cell(1, column(b, "Behavior"), "Behaviour"), ["no column 'Behavior' (columns.behavior)", f"sheet '{BOUTS}'", "'Behaviour'", "--rules"]),
+    (lambda b: b[BOUTS].cell(1, column(b, "Notes_BD"), "notes"), ["no column 'Notes_BD' (notes)"]),
     (lambda b: b[BOUTS].cell(1, column(b, "Group"), " day "), ["column 'Day' stands there twice"]),
     (lambda b: setattr(b[NEGATIVES].cell(1, column(b, "Day")), "value", None), ["no column 'Day'", NEGATIVES]),
     (lambda b: b[BOUTS].delete_rows(1, 100), ["the sheet is empty", BOUTS]),
-    (lambda b: b[BOUTS].delete_rows(2, 100), ["no row of the sheet can be read", BOUTS]),
+    (lambda b: b[BOUTS].delete_rows(2, 100), ["no row can be read", BOUTS]),
 ])
 def test_a_broken_workbook_is_refused_in_one_line(edit, change, words):
     path = edit(change)
@@ -293,7 +452,8 @@ def test_rules_may_leave_sheets_out_and_map_another_layout(workbook, edit, root,
 
 @pytest.mark.parametrize("old, new, words", [
     ("columns:", "colums:", "unknown key 'colums'"), ("mouth: other", "mouth: nose", "'mouth' counts as 'nose'"), ("clock: ", "clock: (", "no pattern"),
-    ("  date: Date", "", "no value for 'columns.date'"), ("sheets:", "sheets: [", "not valid YAML")])
+    ("  date: Date", "", "no value for 'columns.date'"), ("header_row: 1", "header_row: 0", "header_row is 0"), ("  day: {}", "  week: {}", "unknown key 'numbers.week'"),
+    ("  day: Day", "  # ", "no value for 'columns.day'"), ("  receiver_id: Modifier 1", "  reciever_id: x", "unknown key 'boris.reciever_id'"), ("sheets:", "sheets: [", "not valid YAML")])
 def test_broken_rules_are_named(root, tmp_path, old, new, words):
     text = (root / "configs" / "workbook_lab.yaml").read_text()
     assert old in text
