@@ -44,7 +44,7 @@ def parse_time(
     if isinstance(value, dt.timedelta): value = value.total_seconds() / 86400
     if isinstance(value, dt.datetime): value = value.time()
     if isinstance(value, dt.time):
-        return value.hour * 3600 + value.minute * 60 + value.second + value.microsecond / 1e6
+        return round(value.hour * 3600 + value.minute * 60 + value.second + value.microsecond / 1e6, 6)
     if isinstance(value, (int, float)):
         return round(value * 86400, 3) % 86400 if 0 <= value < 1 else None
     m = re.fullmatch(r"(\d{1,2}):(\d{2}):(\d{2}(?:\.\d+)?)(?:\s*([AaPp])\.?[Mm]\.?)?", str(value).strip())
@@ -53,7 +53,7 @@ def parse_time(
     if half:
         if not 1 <= hour <= 12: return None
         hour = hour % 12 + (12 if half == "p" else 0)
-    return hour * 3600 + minute * 60 + second if hour < 24 and minute < 60 and second < 60 else None
+    return round(hour * 3600 + minute * 60 + second, 6) if hour < 24 and minute < 60 and second < 60 else None
 
 # %% ../nbs/01_manifest.ipynb #01-010
 def parse_date(
@@ -814,6 +814,8 @@ def boris_modifiers(table: pd.DataFrame) -> list[pd.Series]:
     "Get the modifiers in their order, from numbered columns or from the parts of one."
     if numbered := [c for c in table if re.fullmatch(r"modifier #?\d+", _squash(c))]:
         return [table[c].mask(table[c] == "None", "") for c in sorted(numbered, key=lambda c: int(re.search(r"\d+", c)[0]))]
+    if "modifiers" not in map(_squash, table):
+        return []
     parts = boris_get(table, "modifiers").str.split("|", expand=True).fillna("")
     return [parts[c].str.strip().replace("None", "") for c in parts]
 
@@ -961,13 +963,13 @@ def boris_cells(table: pd.DataFrame, clocks: pd.DataFrame, rules: Rules, where: 
         elif f.name in ("group", "day"):
             cells[f.name] = asked if isinstance(asked, int) else clocks[f.name]
             if cells[f.name].notna().any(): titles[f.name] = f.name if isinstance(asked, int) else "Media file name"
-    end = clocks["at"] + pd.to_timedelta(clocks["duration_sec"], unit="s")
+    end = [at + dt.timedelta(milliseconds=round(1000 * s)) for at, s in zip(clocks["at"], clocks["duration_sec"], strict=True)]
     comments = {c: boris_get(table, c) for c in ("Comment start", "Comment stop", "Comment") if _squash(c) in known or c == "Comment stop"}
     cells = cells.assign(behavior=boris_get(table, "behavior"), date=[t.date() for t in clocks["at"]], start_time=[t.time() for t in clocks["at"]],
                          end_time=[t.time() for t in end], duration_sec=clocks["duration_sec"].astype(object), **comments)
     cells = cells.assign(**dict.fromkeys(f.name for f in fields(Columns) if f.name not in cells)).astype(object)
     numbers = {c: cells[c].map(lambda x: parse_number(x, whole=True) if isinstance(x, str) and x and parse_number(x, whole=True) is not None else x) for c in ("group", "day")}
-    cells = cells.assign(**numbers)
+    cells = cells.assign(**numbers).astype(object)
     return cells.mask(cells.isna() | (cells == ""), None), titles | {c: c for c in ("date", "start_time", "end_time", "duration_sec", *comments)}
 
 # %% ../nbs/01_manifest.ipynb #01-098
