@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['TICKS', 'numbered_frame', 'read_number', 'open_video', 'VideoInfo', 'probe', 'write_video', 'read_frames',
-           'iter_frames', 'picture_grid', 'film_strip']
+           'iter_frames', 'picture_grid', 'film_strip', 'encode_film']
 
 # %% ../nbs/00a_video.ipynb #00a-003
 import contextlib
 import functools
+import io
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -178,7 +180,7 @@ def _picture_maker(
     box: tuple[float, float, float, float] | None,  # x, y, w, h in px of the file's own frame
     size_px: int | tuple[int, int] | None,          # side, or (height, width), of what comes out
 ):
-    "Make a function from a decoded frame to an (H, W, 3) uint8 RGB array."
+    "Make a function from a decoded frame to its planes, (3, H, W) uint8 RGB."
     x, y, w, h = _region(info, box)
     out_h, out_w = (h, w)
     if size_px is not None:
@@ -187,13 +189,15 @@ def _picture_maker(
         scale = short_side_px / min(w, h)
         out_h, out_w = (short_side_px if side == min(w, h) else round(side * scale) for side in (h, w))
     method = "area" if out_w * out_h < w * h else "bicubic"
-    steps = [("crop", f"{w}:{h}:{x}:{y}:exact=1")] * (box is not None) + [("scale", f"{out_w}:{out_h}:flags={method}+accurate_rnd+full_chroma_int"), ("format", "rgb24")]
+    steps = [("crop", f"{w}:{h}:{x}:{y}:exact=1")] * (box is not None) + [("scale", f"{out_w}:{out_h}:flags={method}+accurate_rnd+full_chroma_int"), ("format", "gbrp")]
     graph = None
     def picture(frame) -> np.ndarray:
         nonlocal graph
         graph = graph or _filters(frame, steps)
         graph.push(frame)
-        return graph.pull().to_ndarray()
+        made = graph.pull()
+        green, blue, red = (np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:, :p.width] for p in made.planes)
+        return np.stack([red, green, blue])
     return picture
 
 # %% ../nbs/00a_video.ipynb #00a-022
@@ -227,14 +231,15 @@ def read_frames(
 ) -> tuple[np.ndarray, np.ndarray]: # (T, H, W, 3) uint8 RGB; (T,) float64, the frames' true times in s
     "Read the frame nearest to each time, at the wanted region and size."
     info = probe(path)
-    wanted_s = _inside(info, times_s, beyond)
-    found = {}
+    targets_s, order = np.unique(_inside(info, times_s, beyond), return_inverse=True)
+    frames, found_s = None, np.empty(len(targets_s))
     with open_video(path, threads) as (container, stream):
         picture = _picture_maker(info, short_side_px, box, size_px)
-        for index, frame, time_s in _nearest(container, stream, info, np.unique(wanted_s)):
-            found[index] = (found[index - 1][0] if frame is None else picture(frame)), time_s
-    order = np.unique(wanted_s, return_inverse=True)[1]
-    return np.stack([found[i][0] for i in order]), np.array([found[i][1] for i in order])
+        for index, frame, found_s[index] in _nearest(container, stream, info, targets_s):
+            planes = planes if frame is None else picture(frame)
+            frames = np.empty((len(order), *planes.shape), np.uint8) if frames is None else frames
+            frames[order == index] = planes
+    return frames.transpose(0, 2, 3, 1), found_s[order]
 
 def _inside(info: VideoInfo, times_s, beyond) -> np.ndarray:
     wanted_s = np.atleast_1d(np.asarray(times_s, np.float64))
@@ -271,7 +276,7 @@ def _from_key_frame(container, stream, info: VideoInfo, time_s: float) -> Iterat
     while True:
         goal_s = max(time_s - back_s, 0)
         container.seek(int((goal_s + info.start_s) / stream.time_base), stream=stream, backward=True)
-        frames = ((float(f.pts * stream.time_base) - info.start_s, f) for f in container.decode(stream) if f.pts is not None)
+        frames = ((float(f.pts * stream.time_base) - info.start_s, f) for f in _decode(container, stream, info, time_s) if f.pts is not None)
         first = next(frames, None)
         if first is not None and (first[0] <= time_s or goal_s == 0):
             yield first
@@ -281,6 +286,20 @@ def _from_key_frame(container, stream, info: VideoInfo, time_s: float) -> Iterat
             raise UserError(f"nothing can be decoded at {time_s:.2f} s", where=info.path, remedy="the file is damaged: cut or copy it again")
         back_s = 2 * back_s + 1
 
+# %% ../nbs/00a_video.ipynb #00a-028
+def _decode(container, stream, info: VideoInfo, time_s: float) -> Iterator:
+    "Decode on from here; well before the frame that is shown at a time, only what other frames lean on."
+    packets, ahead = container.demux(stream), []
+    for packet in packets:
+        ahead.append(packet)
+        if packet.dts is None or float(packet.dts * stream.time_base) - info.start_s > time_s or len(ahead) == 1000:
+            break
+    shown = max((p.pts for p in ahead if p.pts is not None and float(p.pts * stream.time_base) - info.start_s <= time_s), default=0)
+    passed = {k for k, p in enumerate(ahead[:-8]) if p.pts is not None and p.pts < shown}
+    for k, packet in enumerate(itertools.chain(ahead, packets)):
+        stream.codec_context.skip_frame = "NONREF" if k in passed else "DEFAULT"
+        yield from packet.decode()
+
 def _key_frame_ahead(stream, info: VideoInfo, now_s: float, target_s: float) -> bool:
     "Tell whether the file's index has a key frame well after `now_s` and not after `target_s`."
     if target_s - now_s < 1 or not len(stream.index_entries):
@@ -288,7 +307,7 @@ def _key_frame_ahead(stream, info: VideoInfo, now_s: float, target_s: float) -> 
     at = stream.index_entries.search_timestamp(int((target_s + info.start_s) / stream.time_base), backward=True)
     return at >= 0 and float(stream.index_entries[at].timestamp * stream.time_base) - info.start_s > now_s + 0.5
 
-# %% ../nbs/00a_video.ipynb #00a-032
+# %% ../nbs/00a_video.ipynb #00a-033
 def iter_frames(
     path: str | os.PathLike,
     start_s: float = 0.0,               # first time, seconds after the first frame
@@ -303,9 +322,9 @@ def iter_frames(
             if end_s is not None and time_s >= end_s - 1e-6:
                 return
             if time_s >= start_s - 1e-6:
-                yield time_s, picture(frame)
+                yield time_s, picture(frame).transpose(1, 2, 0)
 
-# %% ../nbs/00a_video.ipynb #00a-035
+# %% ../nbs/00a_video.ipynb #00a-036
 def picture_grid(
     rows: Sequence[Sequence[np.ndarray]],           # pictures (H, W, 3) uint8, a list a row; rows may differ in length
     row_titles: Sequence[str] | None = None,        # beside each row
@@ -340,7 +359,7 @@ def _one_picture(ax, picture, words, colour) -> None:
     if picture is not None: ax.imshow(picture, interpolation="nearest" if max(picture.shape) < 64 else None)
     if words: ax.set_title(words, fontsize=8, pad=2)
 
-# %% ../nbs/00a_video.ipynb #00a-038
+# %% ../nbs/00a_video.ipynb #00a-039
 def film_strip(
     frames: Sequence[np.ndarray],               # (T, H, W, 3) uint8
     titles: Sequence[str] | None = None,        # above each frame, e.g. its time
@@ -353,3 +372,17 @@ def film_strip(
     "Lay frames out from left to right; returns a matplotlib figure."
     marks = [[colour if i else None for i in inside]] if inside is not None else None
     return picture_grid([list(frames)], titles=[list(titles)] if titles is not None else None, marks=marks, title=title, width_in=width_in)
+
+# %% ../nbs/00a_video.ipynb #00a-043
+def encode_film(
+    frames: Sequence[np.ndarray],   # (T, H, W, 3) uint8 RGB
+    fps: float,                     # pictures a second
+    quality: int = 70,              # 0 to 100
+) -> bytes: # of a WebP file
+    "Encode a few frames as a film that begins again for ever."
+    from PIL import Image
+    if not len(frames):
+        raise UserError("no frames to write", remedy="give at least one frame")
+    pictures, buffer = [Image.fromarray(np.ascontiguousarray(f)) for f in frames], io.BytesIO()
+    pictures[0].save(buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0, quality=quality, method=2)
+    return buffer.getvalue()

@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from crosssuck import cameras as c
 from crosssuck.core import UserError, write_csv, write_text
 from crosssuck.manifest import read_events, read_workbook
 from crosssuck.simulation import tiny_drive
+from crosssuck.video import VideoInfo
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +104,7 @@ def test_a_folder_without_videos_is_refused(tmp_path):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("pattern, words", [("(", "no regular expression"), (r"(?P<start>\d+)", "has no part 'group'")])
+@pytest.mark.parametrize("pattern, words", [("(", "no regular expression"), (r"(?P<start>\d+)", "has no part 'camera'"), (r"(?P<camera>\d+)", "has no part 'start'")])
 def test_a_broken_pattern_is_refused(drive, pattern, words):
     with pytest.raises(UserError, match=words):
         c.scan(drive / "videos", pattern)
@@ -119,12 +121,105 @@ def test_the_labs_five_columns_are_an_inventory(inventory, tmp_path, events, cam
         c.read_inventory(write_csv(tmp_path / "four.csv", inventory[["path", "nframes", "fps", "size"]]))
 
 
+def drive_of(root, n, first=0):
+    "Names of a drive, with files of a few bytes."
+    for k, path in enumerate(c.invent_segments(n).path):
+        if k >= first:
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_bytes(b"x" * (100 + k % 7))
+
+
+def test_a_second_scan_of_2200_files_touches_only_the_new_ones(tmp_path, monkeypatch):
+    drive_of(tmp_path / "drive", 2200)
+    opened = []
+
+    def counted(path):
+        opened.append(path)
+        return VideoInfo(str(path), 3840, 2160, 14.99, 60.0, 0.0, 899, "h264")
+    monkeypatch.setattr(c, "probe", counted)
+    first = c.update_inventory(tmp_path / "drive", tmp_path / "inventory.csv")
+    assert len(opened) == len(first) == 2200
+    again = c.update_inventory(tmp_path / "drive", tmp_path / "inventory.csv")
+    assert len(opened) == 2200 and again.attrs["opened"] == 0
+    pd.testing.assert_frame_equal(again, first)
+    drive_of(tmp_path / "drive", 2205, first=2200)
+    later = c.update_inventory(tmp_path / "drive", tmp_path / "inventory.csv")
+    assert [p.name for p in opened[2200:]] == [p.rsplit("/", 1)[1] for p in c.invent_segments(2205).path[2200:]] and len(later) == 2205
+    os.utime(opened[7], (10**9, 10**9))                                 # changed in place, of the same size
+    c.update_inventory(tmp_path / "drive", tmp_path / "inventory.csv")
+    assert opened[2205:] == [opened[7]]
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["inventory.csv"]
+
+
+def test_a_scan_that_was_broken_off_goes_on_and_the_old_inventory_stands_until_then(tmp_path, monkeypatch):
+    drive_of(tmp_path / "drive", 40)
+    info = VideoInfo("", 3840, 2160, 14.99, 60.0, 0.0, 899, "h264")
+    opened = []
+
+    def breaks(path):
+        opened.append(path)
+        if len(opened) == 25:
+            raise KeyboardInterrupt
+        return info
+    write_text(tmp_path / "inventory.csv", (before := "path,nframes,fps,size,valid\n"))
+    monkeypatch.setattr(c, "probe", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        c.update_inventory(tmp_path / "drive", tmp_path / "inventory.csv", workers=1)
+    assert (tmp_path / "inventory.csv").read_text() == before
+    journal = tmp_path / ".inventory.csv.journal"
+    journal.write_text(journal.read_text() + '["cut off whi')
+    table = c.update_inventory(tmp_path / "drive", tmp_path / "inventory.csv", workers=1)
+    assert table.attrs["opened"] == 40 - 24 and len(table) == 40 and table.valid.all() and not journal.exists()
+
+
+OTHER = dict(pattern=r"(?P<group>[^/]+)/(?P<date>\d{4}-\d\d-\d\d)/(?P<camera>[a-z]+) (?P<start>\d\d-\d\d-\d\d)\.mp4$", time_format="%Y-%m-%d%H-%M-%S",
+             numbers={"group": {"left pen": 1, "right pen": 2}, "camera": {"door": 1, "feeder": 2}})
+
+
+def test_another_barns_drive_is_scanned_and_linked_by_its_yaml_alone(tmp_path, drive):
+    source = sorted((drive / "videos").rglob("SIM*.mp4"))[0]
+    for name in ("left pen/2024-07-06/door 06-00-00", "left pen/2024-07-06/door 06-00-46", "right pen/2024-07-06/feeder 06-00-00"):
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / "videos" / f"{name}.mp4")
+    (tmp_path / "videos" / "left pen" / "readme.mp4").write_bytes(b"x")
+    yml = write_text(tmp_path / "cameras.yaml", yaml.safe_dump({**OTHER, "groups": {1: {"cameras": [2, 1]}, 2: {"cameras": [2]}}}))
+    cams = c.read_cameras(yml)
+    inv = c.update_inventory(tmp_path / "videos", tmp_path / "inventory.csv", cams)
+    named = inv[inv.valid]
+    assert inv.attrs["unnamed"] == 1 and named.group.tolist() == [1, 1, 2] and named.camera_id.tolist() == [1, 1, 2] and named.day.isna().all()
+    length = (pd.to_datetime(named.end) - pd.to_datetime(named.start)).dt.total_seconds()
+    assert (length >= named.duration_s).all() and (length < named.duration_s + 1).all()         # a name without an end: as long as the file
+    ev = pd.concat([events_at(21600 + 5, 21600 + 44, 21600 + 50, date="7/6/2024"), events_at(21600 + 5, group=2, day=3, date="7/6/2024").assign(event_idx=9)], ignore_index=True)
+    linked, unlinked = c.link(ev, c.read_inventory(tmp_path / "inventory.csv", cams), cams)
+    assert unlinked.empty and linked.camera_id.tolist() == [1, 1, 1, 2] and linked.event_offset_sec.tolist() == [5, 44, 4, 5]
+    assert linked.camera_note.tolist() == ["camera 2: no file of this group and day"] * 3 + [""]
+    assert linked.past_end_s.gt(0).tolist() == [False, True, False, False] and linked.next_video_path.ne("").tolist() == [True, True, False, False]
+    assert len(c.verify_cameras(linked, inv, tmp_path / "sheets", n=2, cameras=cams)) == 2
+
+
+def test_names_without_groups_leave_them_to_the_cameras(tmp_path):
+    flat = c.Cameras(pattern=r"cam(?P<camera>\d+)_(?P<start>\d{8}T\d{6})\.mp4$", time_format="%Y%m%dT%H%M%S", groups={1: {"cameras": [3]}, 2: {"cameras": [4, 3]}})
+    inv = pd.DataFrame({"path": ["cam3_20240101T000000.mp4", "cam4_20240101T000000.mp4", "cam5_20240101T000000.mp4"], "nframes": 900, "fps": 15.0, "size": 1, "valid": True})
+    ev = pd.concat([events_at(5), events_at(5, group=2, day=4).assign(event_idx=1), events_at(5, group=3).assign(event_idx=2)], ignore_index=True)
+    linked, unlinked = c.link(ev, inv, flat)
+    assert linked.video_path.tolist() == inv.path.tolist()[:2] and unlinked.reason.tolist() == ["group 3 is not in cameras.yaml"]
+    seen = c.same_moment(linked.iloc[1], c.segment_table(inv, flat), flat)
+    assert seen.camera_id.tolist() == [4, 3] and seen.chosen.tolist() == [True, False]         # camera 5 belongs to another pen
+
+
+def test_a_word_without_a_number_is_named():
+    with pytest.raises(UserError, match=r"roof 06-00-00.mp4: camera 'roof' is no number; give it one in cameras.yaml, e.g. numbers: \{camera: \{roof: 1\}\}"):
+        c.parse_names(["left pen/2025-03-01/roof 06-00-00.mp4"], c.Naming(**OTHER))
+
+
 # --- cameras.yaml -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("text, words", [
     ("groups: {1: {cameras: []}}", "group 1 has no camera"), ("groups: {1: {cameras: [8, 8]}}", "names camera 8 twice"), ("groups: {1: {cameras: [8], never: [8]}}", "names camera 8 twice"),
     ("groups: {1: {camera: [8]}}", "unknown key 'groups.1.camera'"), ("groups: {one: {cameras: [8]}}", "groups.one"), ("groups: {1: {cameras: [left]}}", "'left'"), ("pattern: x", "no value for 'groups'"),
-    ("groups: {1: {cameras: [8]}}\npattern: '('", "no regular expression"), ("groups: {1: {cameras: [8]}}\nclock_offset_s: {9: 1}", "names '9', which no group uses"), ("group: 1", "unknown key 'group'")])
+    ("groups: {1: {cameras: [8]}}\npattern: '('", "no regular expression"), ("groups: {1: {cameras: [8]}}\nclock_offset_s: {9: 1}", "names '9', which no group uses"), ("group: 1", "unknown key 'group'"),
+    ("groups: {1: {cameras: [8]}}\ntime_format: '%H:%M'", "does not hold day and time"), ("groups: {1: {cameras: [8]}}\nnumbers: {pen: {a: 1}}", "pen"),
+    ("groups: {1: {cameras: [8]}}\nevidence: [{date: 2026-01-01, event_idx: 1, group: 1, kamera: 8, before: 8}]", "kamera")])
 def test_a_broken_cameras_file_is_named(tmp_path, text, words):
     with pytest.raises(UserError, match=re.escape(words)) as e:
         c.read_cameras(write_text(tmp_path / "cameras.yaml", text))
@@ -143,6 +238,14 @@ def test_the_shipped_file_is_the_table_of_the_lab(root):
 
 
 # --- linking ----------------------------------------------------------------------------------------------------------
+
+def test_a_file_that_spans_all_others_costs_nothing():
+    n = 20_000
+    start = np.r_[0, np.arange(n) * 10]
+    end = np.r_[10 * n + 5, np.arange(n) * 10 + 1]
+    at = np.arange(n) * 10 + 5                                            # always in a gap of the short ones
+    assert (c.find_cover(np.zeros(n + 1, "int64"), start, end, np.zeros(n, "int64"), at) == 0).all()
+
 
 def brute(start, end, key, of_key, at):
     hits = [i for i in range(len(start)) if key[i] == of_key and start[i] <= at < end[i]]
@@ -176,7 +279,8 @@ def test_cameras_are_tried_in_order_and_never_is_never():
     inv = pd.concat([c.invent_segments(1, camera=9), c.invent_segments(2, camera=8), c.invent_segments(5, camera=10)], ignore_index=True)
     linked, unlinked = c.link(events_at(30, 90, 200), inv, c.Cameras(groups={1: {"cameras": [9, 8], "never": [10]}}))
     assert linked.camera_id.tolist() == [9, 8] and linked.camera_rank.tolist() == [0, 1]
-    assert unlinked.reason.tolist() == ["no file of the group's cameras covers this time"]
+    assert unlinked.reason.tolist() == ["cameras 9, 8: no file covers this time"]
+    assert linked.camera_note.tolist() == ["", "camera 9: no file covers this time"]      # a camera that was passed over is said
 
 
 def test_a_file_that_cannot_be_read_or_is_too_short_is_passed_over():
@@ -185,9 +289,13 @@ def test_a_file_that_cannot_be_read_or_is_too_short_is_passed_over():
     inv.loc[1, ["valid", "nframes", "fps"]] = [False, -1, -1.0]
     linked, unlinked = c.link(events_at(10, 21.5, 40, 70), inv, c.Cameras(groups={1: {"cameras": [8]}}))
     assert linked.start_s.tolist() == [10, 21.5] and (linked.doubt_s == 40).all() and (linked.next_video_path == "").all()
-    assert unlinked.reason.tolist() == ["the file that covers it ends before the event", "the file that covers it cannot be read"]
-    linked, _ = c.link(events_at(10, 40), inv, c.Cameras(groups={1: {"cameras": [8, 9]}}))
-    assert linked.camera_id.tolist() == [8, 9]
+    assert unlinked.reason.tolist() == ["camera 8: its file ends before the event", "camera 8: its file cannot be read"]
+    linked, unlinked = c.link(events_at(10, 40, 70), inv, c.Cameras(groups={1: {"cameras": [8, 7, 9]}}))
+    assert linked.camera_id.tolist() == [8, 9] and linked.camera_rank.tolist() == [0, 2]
+    assert linked.camera_note.tolist() == ["", "camera 8: its file ends before the event; camera 7: no file of this group and day"]
+    assert unlinked.reason.tolist() == ["camera 8: its file cannot be read; camera 7: no file of this group and day; camera 9: no file covers this time"]
+    said = " ".join(c.link_sentences(linked, unlinked))
+    assert "2 of 3 events linked" in said and "1 event shown by a later camera of the list; camera 8: its file ends before the event; camera 7" in said
 
 
 def test_every_unlinked_event_has_its_reason():
@@ -196,7 +304,7 @@ def test_every_unlinked_event_has_its_reason():
     linked, unlinked = c.link(ev, inv, c.Cameras(groups={1: {"cameras": [8]}, 2: {"cameras": [5, 6]}}))
     assert linked.empty and list(unlinked.columns[-2:]) == ["linked", "reason"] and not unlinked.linked.any()
     assert unlinked.reason.tolist() == ["group 7 is not in cameras.yaml", "the inventory has no file of group 1, day 4",
-                                        "the inventory has no file of the group's cameras 5, 6 on that day", "no file of the group's cameras covers this time"]
+                                        "cameras 5, 6: no file of this group and day", "camera 8: no file covers this time"]
     assert list(linked.columns[-len(c.LINKS):]) == list(c.LINKS) and str(linked.camera_id.dtype) == "int64"
 
 
@@ -210,7 +318,37 @@ def test_the_clock_moves_the_place_and_may_change_the_file():
 def test_the_next_segment_must_follow_at_once():
     inv = pd.concat([c.invent_segments(2), c.invent_segments(5).iloc[4:]], ignore_index=True)   # 0-60, 60-120, 240-300
     linked, _ = c.link(events_at(10, 70, 250), inv, c.Cameras(groups={1: {"cameras": [8]}}))
-    assert linked.next_video_path.tolist() == [inv.path[1], "", ""]
+    assert linked.next_video_path.tolist() == [inv.path[1], "", ""] and linked.next_starts_s.fillna(-1).tolist() == [60, -1, -1]
+
+
+def test_an_event_across_two_files_stays_one_row_with_the_next_file_beside_it():
+    inv = c.invent_segments(3)
+    linked, unlinked = c.link(events_at(10, 55, 175, duration=20), inv, c.Cameras(groups={1: {"cameras": [8]}}))
+    assert len(linked) == 3 and unlinked.empty and linked.past_end_s.tolist() == [0, 16, 16]
+    assert linked.next_video_path.tolist() == [inv.path[1], inv.path[1], ""] and linked.next_starts_s.tolist()[:2] == [60, 60]
+    assert "2 events past the end of the file, by up to 16.0 s; 1 of them with a next file that goes on" in c.link_sentences(linked, unlinked)
+
+
+@pytest.mark.parametrize("missing_s, flagged", [(0, False), (1.9, False), (2.1, True), (47, True), (-3, True)])
+def test_a_file_that_does_not_fill_its_name_makes_offsets_doubtful(missing_s, flagged, tmp_path):
+    inv = pd.concat([c.invent_segments(1), c.invent_segments(3).iloc[1:]], ignore_index=True)
+    inv["nframes"] = inv.nframes.astype(float)
+    inv.loc[0, "nframes"] = (60 - missing_s) * 15
+    ev = events_at(5, 65).assign(flags=["suspect_id", ""])
+    linked, unlinked = c.link(ev, inv, c.Cameras(groups={1: {"cameras": [8]}}))
+    assert linked["flags"].tolist() == ["suspect_id;doubtful_offset" if flagged else "suspect_id", ""]
+    assert linked.doubt_s.tolist() == [pytest.approx(abs(missing_s)), 0]
+    assert any("flagged doubtful_offset" in x for x in c.link_sentences(linked, unlinked)) == flagged
+    assert c.summarise_links(linked, unlinked).doubtful.tolist() == [int(flagged)]
+    write_csv(tmp_path / "linked.csv", linked)
+    again, _ = c.link(read_events(tmp_path / "linked.csv"), c.invent_segments(3), c.Cameras(groups={1: {"cameras": [8]}}))
+    assert again["flags"].tolist() == ["suspect_id", ""]                     # a better inventory takes the flag away, and no other
+
+
+def test_files_of_unknown_length_are_said(tmp_path):
+    inv = c.invent_segments(2).assign(nframes=-1, fps=-1.0, duration_s=np.nan)
+    linked, unlinked = c.link(events_at(5, 65, duration=100), inv, c.Cameras(groups={1: {"cameras": [8]}}))
+    assert linked.doubt_s.isna().all() and linked.past_end_s.tolist() == [46, 46] and "2 events in files of unknown length" in " ".join(c.link_sentences(linked, unlinked))
 
 
 def test_the_same_name_under_two_roots_links_the_same(inventory, events, cams):
@@ -288,6 +426,7 @@ def test_lab_links_equal_the_master_table_where_the_inventory_reaches(lab, lab_c
     for column in ("camera_id", "video_filename", "video_path", "event_offset_sec"):
         assert (both[column] == both[f"{column}_lab"]).all(), column
     assert sorted(set(zip(linked.group, linked.day, strict=True))) == [(1, 1), (1, 4), (2, 4), (3, 4)] and (linked.camera_rank == 0).all()
+    assert not linked["flags"].str.contains("doubtful_offset").any() and "flagged" not in " ".join(c.link_sentences(linked, unlinked))
     assert linked.doubt_s.max() <= 1.2 and linked[linked.event_idx.isin([388, 888])].event_offset_sec.tolist() == [0, 0]
     assert unlinked.reason.str.startswith("the inventory has no file of group").all()
 
