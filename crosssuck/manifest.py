@@ -12,8 +12,8 @@ __all__ = ['BEHAVIOURS', 'ENDINGS', 'PLACES', 'KINDS', 'RESOLUTION_S', 'ROLES', 
            'other_class_overlap', 'covered', 'flag_events', 'check_table', 'Manifest', 'read_workbook', 'need_events',
            'count_events', 'count_overlaps', 'summarise_quarantine', 'plot_durations', 'write_manifest', 'read_events',
            'read_boris_table', 'boris_facts', 'boris_get', 'boris_modifiers', 'parse_seconds', 'pair_edges',
-           'media_place', 'boris_files', 'parse_media_names', 'place_events', 'parse_offset', 'date_events',
-           'boris_cells', 'read_boris', 'to_boris', 'write_boris']
+           'media_place', 'boris_files', 'parse_media_names', 'try_tails', 'place_events', 'parse_offset',
+           'date_events', 'boris_cells', 'read_boris', 'short_names', 'to_boris', 'write_boris']
 
 # %% ../nbs/01_manifest.ipynb #01-003
 import csv
@@ -296,8 +296,10 @@ def _find_columns(rows: list, header_row: int, titles: dict[str, str], where: st
     if missing := [f"{titles[ours]!r} ({'notes' if ours in titles.values() else f'columns.{ours}'})" for ours, found in at.items() if not found]:
         there = ", ".join(repr(str(h)) for h in header if h is not None) or "nothing"
         known = {_squash(t) for t in titles.values()}
-        score = [sum(c is not None and _squash(c) in known for c in row) for row in rows[:20]]
-        hint = f"; row {score.index(max(score)) + 1} looks like the titles: write header_row: {score.index(max(score)) + 1}" if max(score) > 2 and len(missing) > 2 else ""
+        score = [1000 * sum(c is not None and _squash(c) in known for c in row) + sum(isinstance(c, str) for c in row) for row in rows[:20]]
+        best = score.index(max(score)) + 1
+        lost = best != header_row and (max(score) > 3000 or sum(h is not None for h in header) < 3 <= max(score))
+        hint = f"; row {best} looks like the titles: write header_row: {best}" if lost else ""
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise UserError(f"no column {', '.join(missing[:5])}{more}", where=where, remedy=f"rename it, or map it (null: there is none) in {_OWN_RULES}; row {header_row} has {there}{hint}")
     if twice := [titles[ours] for ours, found in at.items() if len(found) > 1]:
@@ -892,6 +894,20 @@ def parse_media_names(
         rows.append((int(at[1]) if at else None, int(at[2]) if at else None, start))
     return pd.DataFrame(rows, columns=["group", "day", "start"], dtype=object)
 
+def try_tails(
+    names: Callable[[list[str]], pd.DataFrame], # paths -> group, day, start; its pattern may begin at the scanned folder
+) -> Callable[[list[str]], pd.DataFrame]:
+    "Read names also where folders stand before those that the pattern knows: the longest tail of the path that has a clock counts."
+    def read(paths: list[str]) -> pd.DataFrame:
+        parts = [PureWindowsPath(p).parts for p in paths]
+        said = names(list(paths))[["group", "day", "start"]].astype(object)
+        for k in range(1, max(map(len, parts), default=0)):
+            todo = [i for i, p in enumerate(parts) if said["start"].iloc[i] == "" and k < len(p)]
+            if todo:
+                said.iloc[todo] = names(["/".join(parts[i][k:]) for i in todo])[["group", "day", "start"]].astype(object).to_numpy()
+        return said
+    return read
+
 # %% ../nbs/01_manifest.ipynb #01-091
 def place_events(
     table: pd.DataFrame,                    # a row an event
@@ -902,11 +918,12 @@ def place_events(
     get = {c: boris_get(table, c) for c in BORIS_NAMES}
     start, stop = (get[c].map(parse_seconds).astype("float64") for c in ("start", "stop"))
     stop = stop.where(stop.notna() | (get["type"].str.upper() != "POINT"), start)
-    queued = {o: boris_files(get["source"][g.index].iloc[0], get["media"][g.index]) for o, g in table.groupby(get["observation"])}
-    lengths = get["lengths"].where(get["lengths"] != "", get["total"].where(get["observation"].map(lambda o: len(queued[o]) == 1), ""))
+    queue = get["observation"] + "|" + get["source"]
+    queued = {o: boris_files(get["source"][g.index].iloc[0], get["media"][g.index]) for o, g in table.groupby(queue)}
+    lengths = get["lengths"].where(get["lengths"] != "", get["total"].where(queue.map(lambda o: len(queued[o]) == 1), ""))
     rows = {}
     for label in table.index:
-        files, named, at_s = queued[get["observation"][label]], get["media"][label], start[label] - (parse_offset(get["offset"][label]) or 0)
+        files, named, at_s = queued[queue[label]], get["media"][label], start[label] - (parse_offset(get["offset"][label]) or 0)
         known = [x for t in lengths[label].split("|")[0].split(";") if (x := parse_seconds(t)) is not None]
         faults = {"no time can be read": start.isna()[label], "no stop can be read": stop.isna()[label], "the stop is before the start": stop[label] < start[label]}
         place = next((f for f, true in faults.items() if true), None) or (media_place(at_s, files, known, named) if files else ("", at_s))
@@ -1036,6 +1053,12 @@ BORIS_COLUMNS = ("Observation id", "Observation date", "Description", "Observati
                  "Modifier #1", "Modifier #2", "Modifier #3", "Behavior type", "Start (s)", "Stop (s)", "Duration (s)", "Media file name", "Image index start",
                  "Image index stop", "Image file path start", "Image file path stop", "Comment start", "Comment stop")
 
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    "Give each file the shortest end of its path, without suffix, that tells them all apart."
+    parts = {p: PureWindowsPath(p).with_suffix("").parts for p in dict.fromkeys(paths)}
+    depth = next((k for k in range(1, 99) if len({x[-k:] for x in parts.values()}) == len(parts)), 99)
+    return {p: "/".join(x[-depth:]) for p, x in parts.items()}
+
 def to_boris(
     events: pd.DataFrame, # as `read_events` gives them, linked or not
 ) -> pd.DataFrame: # BORIS_COLUMNS as text, a row an event
@@ -1051,7 +1074,7 @@ def to_boris(
     begin = pd.to_datetime(date) + pd.to_timedelta(events["start_s"] - start, unit="s")
     point = events["duration_sec"] == 0
     words = {c: get(f"{c}_raw").where(get(f"{c}_raw") != "", get(c)) for c in ("behavior", "ended_by", "pen_location")}
-    columns = (media.map(lambda m: PureWindowsPath(m).stem).where(inside, "group " + events["group"].astype(str) + " day " + events["day"].astype(str)),
+    columns = (media.map(short_names(media[inside])).where(inside, "group " + events["group"].astype(str) + " day " + events["day"].astype(str)),
                begin.dt.strftime("%Y-%m-%d %H:%M:%S"), "", np.where(inside, "Media file", "Live observation"), ("player #1:" + media).where(inside, "NA"), "0.000", "NA",
                seconds(get("segment_duration_s").where(inside, "")), seconds(get("segment_fps").where(inside, "")), events["group"], events["day"], events["event_idx"],
                get("initiator_id"), "NA", words["behavior"], events["behavior"], get("receiver_id"), words["ended_by"], words["pen_location"],
