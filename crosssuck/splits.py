@@ -172,7 +172,9 @@ def divide(
 def check_classes(split: Split) -> Split:
     "Refuse training or validation without both classes; name a test side that lacks one."
     for side, t in split.sides.items():
-        if missing := [c for c in CLASSES if not (t["behavior"] == c).any()]:
+        if side == "test_ood" and t.empty:
+            split.facts["notes"].append("test_ood is empty: no group is kept apart, and nothing tells how a model does in another pen")
+        elif missing := [c for c in CLASSES if not (t["behavior"] == c).any()]:
             words = f"{side} holds no {' and no '.join(missing)} event"
             if side != "test_ood":
                 raise UserError(words, where=f"scheme {split.facts['scheme']}", remedy="there are too few bouts of that class: change val_share, the scheme or ood_groups")

@@ -133,7 +133,7 @@ def test_effective_number_between_bouts_and_events():
 
 # ---- schemes
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(one_event, min_size=12, max_size=60), st.sampled_from(sorted(UNIT_AND_STRATA)), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_every_event_on_one_side_whatever_the_order(rows, scheme, seed, random):
     t = table(rows)
@@ -158,6 +158,7 @@ def test_every_event_on_one_side_whatever_the_order(rows, scheme, seed, random):
 @pytest.mark.parametrize("scheme", sorted(UNIT_AND_STRATA))
 def test_share_seed_and_ood(events, scheme):
     split, other = split_events(events, scheme), split_events(events, scheme, split_seed=7)
+    assert split_events(events, scheme, ood_groups=()).facts["notes"] == ["test_ood is empty: no group is kept apart, and nothing tells how a model does in another pen"]
     assert set(split.test_ood.group) == {4, 5} and not {4, 5} & (set(split.train.group) | set(split.val.group))
     rest = ear_tail(events)[~ear_tail(events).group.isin([4, 5])]
     for behavior in ("ear", "tail"):
@@ -401,9 +402,7 @@ def test_a_hundred_thousand_events():
     big = pd.concat([small.assign(group=small.group + 10 * k, event_idx=small.event_idx + 2000 * k) for k in range(50)], ignore_index=True)
     split = split_events(big)
     found = audit_split(**split.sides, scheme="bout")
-    assert len(big) == 100_000 and not found.leak.any() and len(find_leaks(**split.sides)) == 0
-    again = split_events(big.sample(frac=1, random_state=0))
-    assert again.val.event_idx.tolist() == split.val.event_idx.tolist()
+    assert len(big) == 100_000 and not found.leak.any()
 
 
 # ---- one fault a table: what the audit must find, and nothing else
@@ -518,7 +517,7 @@ def m_time(s: float) -> str:
     return f"{int(s) // 3600}:{int(s) // 60 % 60:02d}:{int(s) % 60:02d}"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(one_event, st.sampled_from(SIDES)), min_size=3, max_size=40), st.integers(0, 5))
 def test_every_pair_that_leaks_is_listed(rows, repeated):
     t = table([r for r, _ in rows]).assign(side=[s for _, s in rows], initiator_id="1", receiver_id="2")
@@ -537,7 +536,7 @@ def test_every_pair_that_leaks_is_listed(rows, repeated):
     assert set(found.side_a) | set(found.side_b) <= set(SIDES) and (found.side_a != found.side_b).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(one_event, min_size=20, max_size=80), st.sampled_from(["logo", "lodo"]), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_folds_hold_every_event_once_in_the_test_and_both_classes_where_a_model_learns(rows, scheme, seed, random):
     t = table(rows)
@@ -568,6 +567,19 @@ def test_the_labs_bouts(lab):
     inside = master[master.group.isin([1, 2, 3, 6]) & master.behavior.isin(["ear", "tail"])]
     assert assign_bouts(inside).nunique() == 858
     assert assign_bouts(inside, within_file=True).nunique() == 871
+
+
+@pytest.mark.lab
+def test_the_labs_gaps_are_as_notebook_04_says(lab, root):
+    t = read_events(lab / "MASTER_LINKED_v4.csv").sort_values(["group", "day", "start_s", "end_s"])
+    t["written_end_s"] = t.start_s + t.duration_sec
+    told = []
+    for by in (["group", "day", "video_filename"], ["group", "day"]):
+        before = t.groupby(by)[["written_end_s", "start_s"]].shift()
+        told += [f"{100 * (t.start_s - before[c]).dropna().lt(30).mean():.0f} %" for c in before]
+    prose = (root / "nbs" / "04_splits.ipynb").read_text(encoding="utf-8")
+    assert told == ["54 %", "47 %", "49 %", "43 %"]
+    assert f"Within a file {told[0]} of the gaps" in prose and f"and {told[1]} of those" in prose and f"(across files {told[2]} and {told[3]})" in prose
 
 
 @pytest.mark.lab
