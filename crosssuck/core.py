@@ -206,6 +206,7 @@ class DataConfig:
     scheme: str = "bout"                # split scheme; must be what split.json says
     split_seed: int = 42                # seed of the split, not of the training; must be what split.json says
     on_unreadable: Literal["stop", "leave_out"] = "stop" # what an unreadable clip does to the run
+    head_px: float | None = None        # width of a calf's head in px of the source, measured once: reports then say what is left of it
     simulated: bool = False             # every page of such a run says that it tells nothing about calves
 
 @dataclass(frozen=True, config=_closed, kw_only=True)
@@ -223,6 +224,7 @@ class GeometryConfig:
     size_px: int = 224                  # side of the square that enters the model
     short_side_px: int = 256            # `center`: the short side before the centre is cut
     roi_context: float = 1.0            # `roi`: side of the square over the longer side of the box
+    roi_from: Literal["source", "clip"] = "source" # `roi`: refuse a clip smaller than its source (proxies), or cut from it all the same
 
 # %% ../nbs/00_core.ipynb #00-028
 @dataclass(frozen=True, config=_closed, kw_only=True)
@@ -244,8 +246,9 @@ class ModelConfig:
     weights: Literal["kinetics400", "none"] = "kinetics400"
     head: Literal["linear", "mlp"] = "linear"
     head_dropout: float = 0.3
-    freeze: Literal["none", "backbone"] = "none"
+    freeze: Literal["none", "backbone"] | int = "none" # the whole backbone, or so many of its first stages
     init_from: str | None = None        # experiment whose best weights start this one (same fold and seed)
+    attention: Literal["fused", "plain"] = "fused" # of MViT: torch's fused kernel, or torchvision's own steps; the same numbers
 
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class LossConfig:
@@ -272,13 +275,20 @@ class OptimConfig:
     grad_clip: float = 1.0              # largest gradient norm
     amp: bool = True                    # mixed precision where the device has it: bf16, else fp16 with a scaler
     patience: int | None = None         # epochs without a better one before the run stops
+    ema: float = 0.0                    # decay of an average of the weights, which is then scored and kept; 0 is off
+    compile: bool = False               # let torch compile the model: faster on a GPU, minutes at the start
+    channels_last: bool = False         # memory with the channels last: faster for convolutions on a GPU
     select_by: Literal["macro_f1", "roc_auc", "average_precision", "f1_tail"] = "macro_f1"
 
+# %% ../nbs/00_core.ipynb #00-030
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class LoaderConfig:
     "How windows reach the loop."
     workers: int = 4
-    cache_mb: int = 0                   # memory for decoded events in MB; 0 decodes every window anew
+    cache_mb: int = 0                   # memory for decoded events in MB; 0 keeps none there
+    disk_mb: int = 0                    # disk for those that do not fit in memory, in MB; 0 keeps none there
+    disk_dir: str = "data/cache"        # folder of these; runs may share it
+    transforms: Literal["workers", "device"] = "workers" # where windows are turned and coloured: loader workers, or the GPU
 
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class Config:
@@ -293,8 +303,10 @@ class Config:
     loss: LossConfig = LossConfig()
     loader: LoaderConfig = LoaderConfig()
     note: str = ""                      # one sentence for the reader of the report
+    study: Literal["none", "ablation"] = "none" # `ablation` allows `faults`, and nothing else does
+    faults: tuple[Literal["window_anywhere", "augment_per_frame", "two_geometries", "weights_in_focus"], ...] = () # of E1, put back on purpose
 
-# %% ../nbs/00_core.ipynb #00-031
+# %% ../nbs/00_core.ipynb #00-032
 def read_yaml(path: str | os.PathLike) -> dict:
     "Read a YAML mapping safely; a broken one is named with its line."
     try:
@@ -326,7 +338,7 @@ def nest(overrides: Iterable[str]) -> dict:
         out = merge(out, value)
     return out
 
-# %% ../nbs/00_core.ipynb #00-032
+# %% ../nbs/00_core.ipynb #00-033
 def load_config(
     path: str | os.PathLike,         # YAML of an experiment; its name is the experiment's
     overrides: Iterable[str] = (),   # `key=value`, dotted
@@ -345,11 +357,14 @@ def load_config(
 def make_config(facts: dict, where: object = "config") -> Config:
     "Check a mapping against the closed schema; the first fault becomes a one-line `UserError`."
     try:
-        return TypeAdapter(Config).validate_json(json.dumps(facts, default=str))
+        config = TypeAdapter(Config).validate_json(json.dumps(facts, default=str))
     except ValidationError as e:
         raise _config_error(e.errors()[0], where) from None
+    if config.faults and config.study != "ablation":
+        raise UserError(f"faults are {', '.join(config.faults)}: E1's, put back", where=where, remedy="remove them; a study of what they cost says study: ablation")
+    return config
 
-# %% ../nbs/00_core.ipynb #00-033
+# %% ../nbs/00_core.ipynb #00-034
 def _config_error(fault: dict, where: object) -> UserError:
     import difflib
     key = ".".join(str(p) for p in fault["loc"] if not str(p).startswith(("literal[", "tuple[")))
@@ -377,7 +392,7 @@ def config_dict(config: Config) -> dict:
     "Give the resolved config as plain YAML-able values."
     return json.loads(json.dumps(asdict(config)))
 
-# %% ../nbs/00_core.ipynb #00-036
+# %% ../nbs/00_core.ipynb #00-037
 LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "av", "papermill", "pytorchvideo")
 
 def git_state(root: str | os.PathLike | None = None) -> dict:
@@ -409,7 +424,7 @@ def redact(
     user = os.environ.get("USER") or os.environ.get("USERNAME") or ""
     return re.sub(rf"\b{re.escape(user)}\b", "USER", text) if len(user) > 2 and user != "root" else text
 
-# %% ../nbs/00_core.ipynb #00-039
+# %% ../nbs/00_core.ipynb #00-040
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class RunFolder:
     "The folder of one run and the names of the files in it."
@@ -435,7 +450,7 @@ class RunFolder:
         self.say(state="done", error=None)
         write_json(self.path / "DONE", {p.relative_to(self.path).as_posix(): sha256_file(p) for p in results})
 
-# %% ../nbs/00_core.ipynb #00-040
+# %% ../nbs/00_core.ipynb #00-041
 def open_run(
     root: str | os.PathLike,        # the folder `runs/`
     config: Config,
@@ -468,7 +483,7 @@ def same_run(run: RunFolder, config: Config) -> None:
         if str(old.get(key)) != str(new.get(key)):
             raise UserError(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}", where=run.path, remedy="resume with the old config, or give the experiment a new name")
 
-# %% ../nbs/00_core.ipynb #00-043
+# %% ../nbs/00_core.ipynb #00-044
 def progress(
     items: Iterable,             # what to go through
     what: str,                   # the words before the bar
@@ -481,7 +496,7 @@ def progress(
     quiet = bool(os.environ.get("IN_TEST")) and not os.environ.get("CROSSSUCK_PROGRESS")
     return tqdm(items, desc=what, total=total, unit=unit, mininterval=10 if batch else 0.2, disable=quiet, file=sys.stderr, ncols=90)
 
-# %% ../nbs/00_core.ipynb #00-046
+# %% ../nbs/00_core.ipynb #00-047
 def figure_png(figure, dpi: int = 110) -> bytes:
     "Render a matplotlib figure to PNG bytes and close it."
     import matplotlib.pyplot as plt
@@ -499,7 +514,7 @@ def as_block(x: object) -> dict:
     data = x if isinstance(x, bytes) else figure_png(x)
     return {"kind": "picture", "data": base64.b64encode(data).decode()}
 
-# %% ../nbs/00_core.ipynb #00-047
+# %% ../nbs/00_core.ipynb #00-048
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; background: #fff; }
@@ -538,7 +553,7 @@ def write_page(
     html = _PAGE.render(title=title, style=jinja2.filters.Markup(STYLE), blocks=shown, notice=SIMULATED if simulated else "")
     return write_text(path, html)
 
-# %% ../nbs/00_core.ipynb #00-050
+# %% ../nbs/00_core.ipynb #00-051
 def find_ffmpeg() -> str:
     "Find the ffmpeg program: `$CROSSSUCK_FFMPEG`, PATH, then the one inside imageio-ffmpeg."
     if given := os.environ.get("CROSSSUCK_FFMPEG"):

@@ -6,11 +6,14 @@
 __all__ = ['CLIP_NUMBERS', 'InputSpec', 'normalise', 'window_span', 'window_times', 'start_range', 'overlap', 'free_starts',
            'place', 'view_shares', 'Crop', 'crops', 'Seen', 'seen_share', 'working_px', 'mirror', 'Region',
            'make_region', 'read_region', 'Change', 'draw_change', 'move', 'recolour', 'Event', 'read_part',
-           'read_clips', 'read_boxes', 'check_inputs', 'FrameCache', 'process_cache', 'decode_event', 'nearest',
-           'EventSet', 'load_events', 'expected_draws', 'Draw', 'epoch_rows', 'train_draws', 'view_draws', 'Batch',
-           'window_pixels', 'assemble', 'Batches', 'train_batches', 'eval_batches', 'window_coverage', 'strip_figure']
+           'read_clips', 'read_boxes', 'check_inputs', 'decode_pieces', 'decode_event', 'nearest', 'write_frames',
+           'open_frames', 'FrameCache', 'event_bytes', 'frames_name', 'make_room', 'process_cache', 'EventSet',
+           'load_events', 'expected_draws', 'view_sentence', 'put_back', 'Draw', 'epoch_rows', 'train_draws',
+           'view_draws', 'Batch', 'working_square', 'change_clip', 'window_pixels', 'assemble', 'finish', 'Batches',
+           'train_batches', 'eval_batches', 'worker_mb', 'window_coverage', 'strip_figure']
 
 # %% ../nbs/04a_inputs.ipynb #04a-003
+import contextlib
 import math
 import sys
 import weakref
@@ -28,7 +31,8 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from .core import CLASSES, COLOUR, AugmentConfig, Config, GeometryConfig, UserError, WindowConfig, at_root, progress, read_json, read_table
+from .core import (CLASSES, COLOUR, AugmentConfig, Config, GeometryConfig, UserError, WindowConfig, at_root, atomic_path, hash_facts, progress,
+                            read_json, read_table)
 from .video import probe, read_frames
 
 # %% ../nbs/04a_inputs.ipynb #04a-006
@@ -46,7 +50,7 @@ def normalise(
 ) -> torch.Tensor: # (..., C, T, H, W) float32
     "Bring pixels to the mean and deviation of the weights, and channels before time."
     shape = (3, 1, 1, 1)
-    scale, offset = 1 / (255 * torch.tensor(spec.std)), torch.tensor(spec.mean) / torch.tensor(spec.std)
+    scale, offset = (x.to(video.device) for x in (1 / (255 * torch.tensor(spec.std)), torch.tensor(spec.mean) / torch.tensor(spec.std)))
     return video.transpose(-4, -3).to(torch.float32, memory_format=torch.contiguous_format).mul_(scale.view(shape)).sub_(offset.view(shape))
 
 # %% ../nbs/04a_inputs.ipynb #04a-009
@@ -273,7 +277,7 @@ def move(
     flip_x, flip_y = 1 - 2 * change.flip_x, 1 - 2 * change.flip_y
     a, b = ratio * change.zoom * math.cos(turn), ratio * change.zoom * math.sin(turn)
     theta = torch.tensor([[[a * flip_x, -b * flip_y, 2 * ratio * change.shift_x], [b * flip_x, a * flip_y, 2 * ratio * change.shift_y]]])
-    grid = torch.nn.functional.affine_grid(theta, (1, 1, size_px, size_px), align_corners=False)
+    grid = torch.nn.functional.affine_grid(theta.to(video.device), (1, 1, size_px, size_px), align_corners=False)
     out = torch.nn.functional.grid_sample(video.reshape(1, t * c, work, work).float(), grid, padding_mode="reflection", align_corners=False)
     return out.round_().to(torch.uint8).view(t, c, size_px, size_px)
 
@@ -296,10 +300,10 @@ def recolour(
             return _TRIVIAL(tv_tensors.Video(video)).as_subclass(torch.Tensor)
     if (change.brightness, change.contrast, change.saturation) == (1, 1, 1):
         return video
-    pixels = video.transpose(0, 1).reshape(3, -1).float()
-    mixing = change.saturation * torch.eye(3) + (1 - change.saturation) * _GREY.expand(3, 3)
-    grey = float(_GREY @ pixels.mean(1)) * change.brightness
-    out = torch.addmm(torch.full((3, 1), (1 - change.contrast) * grey), change.contrast * change.brightness * mixing, pixels)
+    pixels, weights = video.transpose(0, 1).reshape(3, -1).float(), _GREY.to(video.device)
+    mixing = change.saturation * torch.eye(3, device=video.device) + (1 - change.saturation) * weights.expand(3, 3)
+    grey = (1 - change.contrast) * change.brightness * (weights @ pixels.mean(1))
+    out = torch.addmm(grey.expand(3, 1), change.contrast * change.brightness * mixing, pixels)
     return out.clamp_(0, 255).round_().to(torch.uint8).view(3, len(video), *video.shape[2:]).transpose(0, 1)
 
 # %% ../nbs/04a_inputs.ipynb #04a-044
@@ -411,58 +415,26 @@ def check_inputs(config: Config, spec: InputSpec) -> None:
             raise UserError(fault, where=key, remedy="correct the config")
 
 # %% ../nbs/04a_inputs.ipynb #04a-056
-class FrameCache:
-    "Decoded frames of events, within a budget; one serves many sets of events."
-    def __init__(self,
-                 budget_mb: float,  # 1 MB is 10^6 bytes; 0 keeps nothing
-                ):
-        self.budget_mb, self.free = budget_mb, budget_mb * 1e6
-        self.admitted: set[tuple] = set()
-        self.kept: dict[tuple, tuple[np.ndarray, torch.Tensor]] = {}
-        self.decoded: list[int] = []    # event_idx of each event that this process has decoded for it
-    @property
-    def used_mb(self) -> float: return sum(frames.nbytes for _, frames in self.kept.values()) / 1e6
-    def admit(self,
-              events: Sequence[Event],
-              draws: np.ndarray,    # (n,) how often each is expected in an epoch
-              span_s: float,        # of a window
-             ) -> None:
-        "Settle which events will be kept: most draws a byte first."
-        size = np.array([3 * math.prod(e.region.shape) * math.ceil((e.key[2] - e.key[1] + span_s) * e.fps + 2) for e in events])
-        for row in np.argsort(-draws / size, kind="stable"):
-            if events[row].key not in self.admitted and size[row] <= self.free:
-                self.admitted.add(events[row].key)
-                self.free -= size[row]
-    def fetch(self, event: Event, span_s: float) -> tuple[np.ndarray, torch.Tensor]: # (N,) times, (N, 3, H, W) uint8
-        "Give the frames of an admitted event, decoding them the first time."
-        if event.key not in self.kept:
-            self.kept[event.key] = decode_event(event, span_s)
-            self.decoded.append(event.event_idx)
-        return self.kept[event.key]
+def decode_pieces(
+    event: Event,
+    span_s: float,  # of a window
+) -> Iterator[tuple[np.ndarray, np.ndarray]]: # (N,) true times ascending, (N, 3, H, W) uint8; eight seconds each
+    "Decode every frame that a window of this event may need, piece by piece."
+    wanted, last_s = np.arange(event.key[1], event.key[2] + span_s + 0.5 / event.fps, 0.5 / event.fps).clip(0, event.last_s), -1.0
+    for piece in np.array_split(wanted, math.ceil(len(wanted) / (16 * event.fps))):
+        pictures, at_s = read_region(event.path, piece, event.region)
+        at_s, first = np.unique(at_s, return_index=True)
+        fresh = at_s > last_s + 1e-9
+        if fresh.any():
+            yield at_s[fresh], pictures.numpy()[first[fresh]]
+            last_s = at_s[-1]
 
-# %% ../nbs/04a_inputs.ipynb #04a-058
-_CACHES: weakref.WeakValueDictionary[float, FrameCache] = weakref.WeakValueDictionary()
-
-def process_cache(
-    budget_mb: float,
-) -> FrameCache:
-    "Give the cache of this budget that the process's sets of events share."
-    return _CACHES.setdefault(budget_mb, FrameCache(budget_mb))
-
-# %% ../nbs/04a_inputs.ipynb #04a-061
 def decode_event(
     event: Event,
     span_s: float,  # of a window
 ) -> tuple[np.ndarray, torch.Tensor]: # (N,) true times ascending, (N, 3, H, W) uint8
-    "Decode every frame that a window of this event may need, eight seconds at a time."
-    wanted = np.arange(event.key[1], event.key[2] + span_s + 0.5 / event.fps, 0.5 / event.fps).clip(0, event.last_s)
-    times, frames = [], []
-    for piece in np.array_split(wanted, math.ceil(len(wanted) / (16 * event.fps))):
-        pictures, at_s = read_region(event.path, piece, event.region)
-        at_s, first = np.unique(at_s, return_index=True)
-        fresh = at_s > (times[-1][-1] + 1e-9 if times else -1)
-        times.append(at_s[fresh])
-        frames.append(pictures.numpy()[first[fresh]])
+    "Decode every frame that a window of this event may need, into memory."
+    times, frames = zip(*decode_pieces(event, span_s), strict=True)
     return np.concatenate(times), torch.from_numpy(np.concatenate(frames))
 
 def nearest(
@@ -474,7 +446,111 @@ def nearest(
     after = np.searchsorted(at_s, times_s).clip(1, len(at_s) - 1)
     return after - (times_s - at_s[after - 1] <= at_s[after] - times_s)
 
-# %% ../nbs/04a_inputs.ipynb #04a-064
+# %% ../nbs/04a_inputs.ipynb #04a-059
+def write_frames(
+    path: Path,
+    pieces: Iterator[tuple[np.ndarray, np.ndarray]],    # times and frames, as `decode_pieces` gives them
+) -> None:
+    "Write decoded frames to a file piece by piece, whole or not at all."
+    times = []
+    with atomic_path(path) as tmp, open(tmp, "wb") as f:
+        for at_s, frames in pieces:
+            times.append(at_s)
+            f.write(np.ascontiguousarray(frames).data)
+        at_s = np.concatenate(times)
+        f.write(at_s.tobytes() + np.int64(len(at_s)).tobytes())
+
+def open_frames(
+    path: Path,
+    shape: tuple[int, int], # height, width of a frame
+) -> tuple[np.ndarray, np.ndarray] | None: # (N,) times, (N, 3, H, W) uint8 that is read when it is asked for; None where there is no whole file
+    "Open a file of decoded frames without reading them."
+    with contextlib.suppress(OSError, ValueError), open(path, "rb") as f:
+        size = f.seek(0, 2)
+        f.seek(-8, 2)
+        n = int.from_bytes(f.read(8), "little")
+        if n > 0 and size == n * (3 * math.prod(shape) + 8) + 8:
+            f.seek(-8 * (n + 1), 2)
+            return np.frombuffer(f.read(8 * n)), np.memmap(path, np.uint8, "r", shape=(n, 3, *shape))
+
+# %% ../nbs/04a_inputs.ipynb #04a-062
+class FrameCache:
+    "Decoded frames of events, within a budget; one serves many sets of events."
+    def __init__(self,
+                 budget_mb: float,          # of memory; 1 MB is 10^6 bytes; 0 keeps nothing there
+                 disk_mb: float = 0,        # of disk; 0 keeps nothing there
+                 folder: Path | None = None, # where on disk
+                ):
+        self.budget_mb, self.disk_mb, self.folder = budget_mb, disk_mb if folder else 0, folder
+        self.free, self.disk_free = budget_mb * 1e6, self.disk_mb * 1e6
+        self.admitted: set[tuple] = set()
+        self.on_disk: dict[tuple, Path] = {}
+        self.kept: dict[tuple, tuple[np.ndarray, torch.Tensor]] = {}
+        self.decoded: list[int] = []    # event_idx of each event that this process has decoded for it
+    @property
+    def used_mb(self) -> float: return sum(frames.nbytes for _, frames in self.kept.values()) / 1e6
+    def holds(self, event: Event) -> bool: return event.key in self.admitted or event.key in self.on_disk
+    def admit(self, events: Sequence[Event], draws: np.ndarray, span_s: float) -> None:
+        "Settle which events will be kept, and where: most draws (expected in an epoch) a byte first."
+        size = np.array([event_bytes(e, span_s) for e in events])
+        for row in np.argsort(-draws / size, kind="stable"):
+            if not self.holds(events[row]) and size[row] <= self.free:
+                self.admitted.add(events[row].key)
+                self.free -= size[row]
+            elif not self.holds(events[row]) and size[row] <= self.disk_free:
+                self.on_disk[events[row].key] = self.folder / frames_name(events[row], span_s)
+                self.disk_free -= size[row]
+        if self.on_disk: make_room(self.folder, set(self.on_disk.values()), self.disk_free)
+    def fetch(self, event: Event, span_s: float) -> tuple[np.ndarray, torch.Tensor | np.ndarray]: # (N,) times, (N, 3, H, W) uint8
+        "Give the frames of an event that is kept, decoding them the first time."
+        if event.key in self.on_disk:
+            if (there := open_frames(self.on_disk[event.key], event.region.shape)) is None:
+                write_frames(self.on_disk[event.key], decode_pieces(event, span_s))
+                self.decoded.append(event.event_idx)
+            return there or open_frames(self.on_disk[event.key], event.region.shape)
+        if event.key not in self.kept:
+            self.kept[event.key] = decode_event(event, span_s)
+            self.decoded.append(event.event_idx)
+        return self.kept[event.key]
+
+# %% ../nbs/04a_inputs.ipynb #04a-063
+def event_bytes(event: Event, span_s: float) -> int:
+    "Give the most that the frames of an event take, in bytes."
+    return 3 * math.prod(event.region.shape) * math.ceil((event.key[2] - event.key[1] + span_s) * event.fps + 2)
+
+def frames_name(event: Event, span_s: float) -> str:
+    "Name the file of an event's frames: another clip, stretch, crop or size is another file."
+    stat, (path, *rest) = event.path.stat(), event.key
+    return f"evt_{event.event_idx:04d}_{hash_facts([str(Path(path).resolve()), stat.st_mtime_ns, stat.st_size, span_s, event.last_s, repr(rest)])}.frames"
+
+def make_room(
+    folder: Path,
+    needed: set[Path],  # files of this run; they stay
+    spare: float,       # bytes of the budget that this run does not need
+) -> None:
+    "Remove the oldest files that this run does not need until the others fit beside it."
+    others = []
+    for path in set(folder.glob("evt_*.frames")) - needed:
+        with contextlib.suppress(FileNotFoundError):    # another run may have removed it just now
+            others.append((path.stat().st_mtime, path.stat().st_size, path))
+    over = sum(size for _, size, _ in others) - spare
+    for _, size, path in sorted(others):
+        if over > 0:
+            path.unlink(missing_ok=True)
+            over -= size
+
+# %% ../nbs/04a_inputs.ipynb #04a-065
+_CACHES: weakref.WeakValueDictionary[tuple, FrameCache] = weakref.WeakValueDictionary()
+
+def process_cache(
+    budget_mb: float,
+    disk_mb: float = 0,
+    folder: Path | None = None,
+) -> FrameCache:
+    "Give the cache of this budget that the process's sets of events share."
+    return _CACHES.setdefault((budget_mb, disk_mb, folder), FrameCache(budget_mb, disk_mb, folder))
+
+# %% ../nbs/04a_inputs.ipynb #04a-068
 @dataclass
 class EventSet:
     "The events of a part of the split that can be shown to a model."
@@ -494,14 +570,15 @@ class EventSet:
     def subset(self, rows: Sequence[int]) -> "EventSet":
         "Give some of the events, in the given order; the cache is shared."
         return replace(self, table=self.table.iloc[list(rows)].reset_index(drop=True), events=[self.events[r] for r in rows])
-    def warm_cache(self, rows: Sequence[int] | None = None, threads: int = 2) -> None:
+    def warm_cache(self, rows: Sequence[int] | None = None) -> None:
         "Decode the events that the cache has room for, before the first window asks."
-        waiting = {e.key: e for e in (self.events if rows is None else [self.events[r] for r in rows]) if e.key in self.cache.admitted - self.cache.kept.keys()}
-        with ThreadPoolExecutor(threads) as pool:
+        cache, asked = self.cache, self.events if rows is None else [self.events[r] for r in rows]
+        waiting = {e.key: e for e in asked if e.key in cache.admitted - cache.kept.keys() or e.key in cache.on_disk and not cache.on_disk[e.key].exists()}
+        with ThreadPoolExecutor(max(2, self.config.loader.workers)) as pool:
             jobs = pool.map(lambda e: self.cache.fetch(e, window_span(self.config.window)), waiting.values())
             for _ in progress(jobs, f"decoding {self.part}", total=len(waiting), unit="clip"): pass
 
-# %% ../nbs/04a_inputs.ipynb #04a-065
+# %% ../nbs/04a_inputs.ipynb #04a-069
 def load_events(
     config: Config,
     part: str,                          # train, val or test_ood
@@ -516,7 +593,7 @@ def load_events(
     boxes = read_boxes(_under(root, config.data.boxes)) if config.geometry.policy == "roi" else {}
     folder = _under(root, config.data.clips).parent
     with ThreadPoolExecutor(4) as pool:     # the files are opened: waiting, mostly
-        jobs = pool.map(lambda row: _event_or_fault(row, clips, folder, boxes.get(row.event_idx), config, spec), rows.itertuples())
+        jobs = pool.map(lambda row: _event_or_fault(row, clips, folder, boxes.get(row.event_idx), config, spec, part), rows.itertuples())
         found = list(progress(jobs, f"checking {part}", total=len(rows), unit="clip"))
     events, faults = [e for e in found if isinstance(e, Event)], {k: str(e) for k, e in enumerate(found) if not isinstance(e, Event)}
     left_out = rows.loc[list(faults), ["event_idx", "behavior"]].assign(reason=list(faults.values())).reset_index(drop=True)
@@ -524,13 +601,14 @@ def load_events(
         some = "; ".join(f"event {i}: {reason}" for i, reason in zip(left_out.event_idx[:3], left_out.reason[:3], strict=True))
         raise UserError(f"{len(left_out)} of {len(rows)} events of {part} cannot be read. {some}{' …' if len(left_out) > 3 else ''}",
                         where=_under(root, config.data.clips), remedy="extract them again, or set data.on_unreadable: leave_out")
-    kept = rows.drop(index=list(faults)).reset_index(drop=True)
+    kept = rows.drop(index=list(faults)).reset_index(drop=True).drop(columns=[c for c in CLIP_NUMBERS if c in rows])  # clips.csv knows better
     more = clips.reindex(kept.event_idx).reset_index(drop=True).drop(columns=[c for c in clips if c in kept])
-    cache = process_cache(config.loader.cache_mb) if cache is None else cache
+    loader = config.loader
+    cache = process_cache(loader.cache_mb, loader.disk_mb, _under(root, loader.disk_dir)) if cache is None else cache
     cache.admit(events, expected_draws([e.label for e in events], config.loss.balanced_sampling and part == "train"), window_span(config.window))
     return EventSet(part, config, spec, pd.concat([kept, more], axis=1), events, left_out, cache)
 
-# %% ../nbs/04a_inputs.ipynb #04a-066
+# %% ../nbs/04a_inputs.ipynb #04a-070
 def expected_draws(
     label: Sequence[int],   # (n,)
     balanced: bool,         # as many tail as ear draws
@@ -539,12 +617,12 @@ def expected_draws(
     if not balanced: return np.ones(len(label))
     return len(label) / (2 * np.bincount(label, minlength=2)[label])
 
-# %% ../nbs/04a_inputs.ipynb #04a-069
+# %% ../nbs/04a_inputs.ipynb #04a-073
 def _event_or_fault(*args) -> Event | UserError:
     try: return _make_event(*args)
     except UserError as e: return e
 
-def _make_event(row, clips: pd.DataFrame, folder: Path, box, config: Config, spec: InputSpec) -> Event:
+def _make_event(row, clips: pd.DataFrame, folder: Path, box, config: Config, spec: InputSpec, part: str) -> Event:
     "Place one event in its clip; a `UserError` says why it cannot be shown."
     if row.event_idx not in clips.index:
         raise UserError("no clip", remedy="extract it")
@@ -563,7 +641,9 @@ def _make_event(row, clips: pd.DataFrame, folder: Path, box, config: Config, spe
         raise UserError("the clip does not show the event", where=clip.clip_path, remedy="extract again")
     span_s, others = window_span(config.window), clip.others
     starts = [free_starts(*start_range((start_s, end_s), last_s, span_s, jitter), span_s, others) for jitter in (config.window.jitter_s, 0.0)]
-    region = make_region(_event_crops(config.geometry, clip, size, box), *size, spec.size_px, working_px(spec.size_px, config.augment),
+    cut = _event_crops(config.geometry, clip, size, box)
+    if config.faults: starts, cut = put_back(config.faults, part, starts, cut, last_s - span_s)
+    region = make_region(cut, *size, spec.size_px, working_px(spec.size_px, config.augment),
                          fill=tuple(round(255 * m) for m in spec.mean) if config.geometry.policy == "letterbox" else None)
     return Event(int(row.event_idx), CLASSES.index(row.behavior), folder / clip.clip_path, start_s, end_s, last_s, info.fps, others, region, *starts)
 
@@ -572,20 +652,57 @@ def _event_crops(geometry: GeometryConfig, clip, size: tuple[int, int], box) -> 
         return crops(geometry, *size)
     if box is None:
         raise UserError("no box", remedy="draw one, or choose another geometry")
+    if geometry.roi_from == "source" and size != (clip.source_width_px, clip.source_height_px):
+        raise UserError(f"the clip has {size[0]} × {size[1]} px, its source {clip.source_width_px:.0f} × {clip.source_height_px:.0f}",
+                        remedy="extract with --mode copy and give those clips, or write geometry.roi_from: clip")
     scale_x, scale_y = size[0] / clip.source_width_px, size[1] / clip.source_height_px
     x, y, w, h = box
     if not (0 <= x + w / 2 <= clip.source_width_px and 0 <= y + h / 2 <= clip.source_height_px):
         raise UserError(f"the box {box} lies outside of the source's {clip.source_width_px:.0f} × {clip.source_height_px:.0f} px", remedy="correct it")
     return crops(geometry, *size, (x * scale_x, y * scale_y, w * scale_x, h * scale_y))
 
-# %% ../nbs/04a_inputs.ipynb #04a-072
+# %% ../nbs/04a_inputs.ipynb #04a-076
+def view_sentence(
+    events: EventSet,
+) -> str:
+    "State what share of the frame the model sees of these events, and what is left of a calf's head."
+    size, shares, kept, table = events.spec.size_px, [], [], events.table
+    for region, width, height, source in zip([e.region for e in events.events], table.clip_width_px, table.clip_height_px, table.source_width_px, strict=True):
+        (down, across), (_, _, w, h), edge, seen = region.inner, region.inside, (region.side - size) // 2, np.zeros(region.shape, bool)
+        for top, left in region.corners: seen[top + edge:top + edge + size, left + edge:left + edge + size] = True
+        inside = seen[region.border[0]:region.border[0] + down, region.border[2]:region.border[2] + across]
+        shares.append(inside.sum() * w * h / (down * across * width * height))
+        kept.append((min(1, across / w) * width / source, min(1, down / h) * width / source, width / source))
+    x, y, clip = np.median(kept, axis=0)
+    words = f"The model sees {np.median(shares):.0%} of the frame (geometry {events.config.geometry.policy}, median of {len(events)} events)"
+    words += f", cut from clips that have {clip:.0%} of their source's resolution" if clip < 0.995 else ", cut at the source's own resolution"
+    head = events.config.data.head_px
+    return words + (f"; of a calf's head, {head:g} px wide in the source, {head * x:.0f} × {head * y:.0f} px are left." if head else ".")
+
+# %% ../nbs/04a_inputs.ipynb #04a-080
+def put_back(
+    faults: Sequence[str],                              # of `Config.faults`
+    part: str,                                          # train is what was trained on; anything else was evaluated
+    starts: list[tuple[tuple[float, float], ...]],      # of training and of evaluation
+    cut: tuple[Crop, ...],
+    latest_s: float,                                    # the last start that the clip allows
+) -> tuple[list, tuple[Crop, ...]]:
+    "Put E1's window and geometry back, for the study of what they cost."
+    if "window_anywhere" in faults:
+        starts = [((0.0, latest_s),), starts[1]]
+    if "two_geometries" in faults and part != "train":
+        wide = [(c.x + c.w / 2, c.y + c.h / 2, c.h * 256 / 224) for c in cut]
+        cut = tuple(Crop(x - h * 8 / 9, y - h / 2, h * 16 / 9, h) for x, y, h in wide)
+    return starts, cut
+
+# %% ../nbs/04a_inputs.ipynb #04a-083
 class Draw(NamedTuple):
     "One window to show."
     row: int                # in the set of events
     start_s: float          # of the window, in the clip's time
     view: int               # 0 in training; in evaluation the view's number
     crop: int               # which of the geometry's crops
-    change: Change | None   # None in evaluation
+    change: Change | list[Change] | None # None in evaluation; a list, one a frame, is E1's fault put back
 
 def epoch_rows(
     label: np.ndarray,          # (n,) int64, 0 ear, 1 tail
@@ -605,7 +722,7 @@ def epoch_rows(
     for k in range(0, n, batch_size): rng.shuffle(out[k:k + batch_size])    # Mixup pairs neighbours: they must not alternate
     return out
 
-# %% ../nbs/04a_inputs.ipynb #04a-073
+# %% ../nbs/04a_inputs.ipynb #04a-084
 def train_draws(
     events: EventSet,
     config: Config,
@@ -616,11 +733,12 @@ def train_draws(
     out = []
     for k, row in enumerate(rows.tolist()):
         rng, event = np.random.default_rng((seed, epoch, k + 1)), events.events[row]
-        start_s = place(event.train_starts, rng.random())
-        out.append(Draw(row, start_s, 0, int(rng.integers(len(event.region.corners))), draw_change(config.augment, rng)))
+        start_s, crop, change = place(event.train_starts, rng.random()), int(rng.integers(len(event.region.corners))), draw_change(config.augment, rng)
+        if "augment_per_frame" in config.faults: change = [draw_change(config.augment, rng) for _ in range(config.window.num_frames)]
+        out.append(Draw(row, start_s, 0, crop, change))
     return out
 
-# %% ../nbs/04a_inputs.ipynb #04a-074
+# %% ../nbs/04a_inputs.ipynb #04a-085
 def view_draws(
     events: EventSet,
     views: int,     # windows an event, evenly over it
@@ -629,7 +747,7 @@ def view_draws(
     return [Draw(row, place(e.view_starts, share), v * len(e.region.corners) + crop, crop, None)
             for row, e in enumerate(events.events) for v, share in enumerate(view_shares(views)) for crop in range(len(e.region.corners))]
 
-# %% ../nbs/04a_inputs.ipynb #04a-077
+# %% ../nbs/04a_inputs.ipynb #04a-088
 @dataclass
 class Batch:
     "Windows for a model, and what is known of each."
@@ -644,48 +762,82 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         "Move picture and label to a device."
         return replace(self, video=self.video.to(device, non_blocking=True), label=self.label.to(device, non_blocking=True))
+    def pin_memory(self) -> "Batch":
+        "Lay the picture where a GPU can fetch it while something else is computed."
+        return replace(self, video=self.video.pin_memory())
 
-# %% ../nbs/04a_inputs.ipynb #04a-078
+# %% ../nbs/04a_inputs.ipynb #04a-090
+def working_square(
+    events: EventSet,
+    draw: Draw,
+) -> torch.Tensor: # (T, 3, W, W) uint8
+    "Read the frames of a window, with the margin that changes need."
+    event, window = events.events[draw.row], events.config.window
+    times_s = window_times(draw.start_s, window).clip(0, event.last_s)
+    if events.cache.holds(event):
+        at_s, frames = events.cache.fetch(event, window_span(window))
+        frames = torch.as_tensor(np.asarray(frames)[nearest(at_s, times_s)])
+    else:
+        frames, _ = read_region(event.path, times_s, event.region)
+    top, left = event.region.corners[draw.crop]
+    return frames[..., top:top + event.region.side, left:left + event.region.side]
+
+def change_clip(
+    square: torch.Tensor,                   # (T, 3, W, W) uint8, on any device
+    change: Change | list[Change] | None,
+    size_px: int,
+) -> torch.Tensor: # (T, 3, S, S) uint8
+    "Apply one change to all frames alike; a list, one a frame, is E1's fault put back."
+    if isinstance(change, list):
+        return torch.cat([change_clip(frame[None], c, size_px) for frame, c in zip(square, change, strict=True)])
+    moved = move(square, change, size_px)
+    return recolour(moved, change) if change else moved
+
 def window_pixels(
     events: EventSet,
     draw: Draw,
 ) -> torch.Tensor: # (T, 3, S, S) uint8
     "Show one window as the model sees it, before normalisation."
-    event, window = events.events[draw.row], events.config.window
-    times_s = window_times(draw.start_s, window).clip(0, event.last_s)
-    if event.key in events.cache.admitted:
-        at_s, frames = events.cache.fetch(event, window_span(window))
-        frames = frames[nearest(at_s, times_s)]
-    else:
-        frames, _ = read_region(event.path, times_s, event.region)
-    top, left = event.region.corners[draw.crop]
-    square = frames[..., top:top + event.region.side, left:left + event.region.side]
-    moved = move(square, draw.change, events.spec.size_px)
-    return recolour(moved, draw.change) if draw.change else moved
+    return change_clip(working_square(events, draw), draw.change, events.spec.size_px)
 
-# %% ../nbs/04a_inputs.ipynb #04a-079
+# %% ../nbs/04a_inputs.ipynb #04a-091
 def assemble(
     events: EventSet,
     draws: Sequence[Draw],
+    changed: bool = True,   # false leaves turning and colouring to the device: the working squares
 ) -> Batch: # its video still (B, T, C, H, W) uint8
-    "Decode and change the windows of a batch."
+    "Read the windows of a batch and, if asked, change them."
     shown, span_s = [events.events[d.row] for d in draws], window_span(events.config.window)
     seconds = [[overlap((d.start_s, d.start_s + span_s), s) for s in ([(e.start_s, e.end_s)], e.others)] for d, e in zip(draws, shown, strict=True)]
     whole, short = torch.tensor([[e.label, e.event_idx, d.view] for d, e in zip(draws, shown, strict=True)]).T, torch.tensor(seconds).T
-    return Batch(torch.stack([window_pixels(events, d) for d in draws]), *whole.contiguous(), *short.contiguous())
+    make = window_pixels if changed else working_square
+    return Batch(torch.stack([make(events, d) for d in draws]), *whole.contiguous(), *short.contiguous())
 
-# %% ../nbs/04a_inputs.ipynb #04a-082
+# %% ../nbs/04a_inputs.ipynb #04a-094
 class _Work:
     "What a worker process does: one item is one batch. A fault is handed to the parent as it is."
-    def __init__(self, events: EventSet, batches: list[list[Draw]]): self.events, self.batches = events, batches
+    def __init__(self, events: EventSet, batches: list[list[Draw]]):
+        self.events, self.batches, self.changed = events, batches, events.config.loader.transforms == "workers"
     def __len__(self) -> int: return len(self.batches)
     def __getitem__(self, k: int) -> Batch | UserError:
         try:
-            return assemble(self.events, self.batches[k])
+            return assemble(self.events, self.batches[k], self.changed)
         except UserError as e:
             return e
 
-# %% ../nbs/04a_inputs.ipynb #04a-083
+def finish(
+    batch: Batch,           # of `assemble`
+    draws: Sequence[Draw],  # of this batch
+    events: EventSet,
+    device: torch.device | str,
+) -> Batch: # its video (B, C, T, H, W) float32, normalised, on the device
+    "Move a batch's bytes to the device; change them there if the config says so; normalise."
+    video = batch.video.to(device, non_blocking=True)
+    if events.config.loader.transforms == "device":
+        video = torch.stack([change_clip(v, d.change, events.spec.size_px) for v, d in zip(video, draws, strict=True)])
+    return replace(batch, video=normalise(video, events.spec))
+
+# %% ../nbs/04a_inputs.ipynb #04a-095
 class Batches:
     "The batches of an epoch or of an evaluation; iterate as often as you like."
     def __init__(self,
@@ -694,8 +846,9 @@ class Batches:
                  batch_size: int,
                  workers: int,          # processes; 0 works in this one
                  first_step: int = 0,   # batches of the epoch that are already done
+                 device: torch.device | str = "cpu", # where the videos are wanted
                 ):
-        self.events, self.draws, self.workers = events, draws, workers
+        self.events, self.draws, self.workers, self.device = events, draws, workers, torch.device(device)
         self.batches = [draws[k:k + batch_size] for k in range(0, len(draws), batch_size)][first_step:]
     def __len__(self) -> int: return len(self.batches)
     def __iter__(self) -> Iterator[Batch]:
@@ -703,12 +856,12 @@ class Batches:
         if self.workers and len(work) > 1:
             self.events.warm_cache(sorted({d.row for b in self.batches for d in b}))
             work = DataLoader(work, batch_size=None, num_workers=min(self.workers, len(work)), generator=torch.Generator(),  # not torch's own: dropout draws there
-                              multiprocessing_context="fork" if sys.platform == "linux" else None)
-        for batch in (work if isinstance(work, DataLoader) else map(work.__getitem__, range(len(work)))):
+                              pin_memory=self.device.type == "cuda", multiprocessing_context="fork" if sys.platform == "linux" else None)
+        for k, batch in enumerate(work if isinstance(work, DataLoader) else map(work.__getitem__, range(len(work)))):
             if isinstance(batch, UserError): raise batch
-            yield replace(batch, video=normalise(batch.video, self.events.spec))
+            yield finish(batch, self.batches[k], self.events, self.device)
 
-# %% ../nbs/04a_inputs.ipynb #04a-084
+# %% ../nbs/04a_inputs.ipynb #04a-096
 def train_batches(
     events: EventSet,
     config: Config,
@@ -716,10 +869,12 @@ def train_batches(
     *,
     first_step: int = 0,            # batches already done, after a resume
     workers: int | None = None,     # processes; the config's if not given
+    device: torch.device | str = "cpu", # where the videos are wanted
 ) -> Batches:
     "Give the batches of a training epoch: as many draws as there are events."
     _same_inputs(events, config)
-    return Batches(events, train_draws(events, config, seed, epoch), config.optim.batch_size, config.loader.workers if workers is None else workers, first_step)
+    draws, processes = train_draws(events, config, seed, epoch), config.loader.workers if workers is None else workers
+    return Batches(events, draws, config.optim.batch_size, processes, first_step, device)
 
 def eval_batches(
     events: EventSet,
@@ -728,17 +883,34 @@ def eval_batches(
     views: int | None = None,       # windows an event; the config's if not given
     batch_size: int | None = None,  # the config's if not given
     workers: int | None = None,     # processes; the config's if not given
+    device: torch.device | str = "cpu", # where the videos are wanted
 ) -> Batches:
     "Give the batches of an evaluation: every event, its views one after the other, unchanged."
     _same_inputs(events, config)
-    return Batches(events, view_draws(events, views or config.window.views), batch_size or config.optim.batch_size, config.loader.workers if workers is None else workers)
+    draws, processes = view_draws(events, views or config.window.views), config.loader.workers if workers is None else workers
+    return Batches(events, draws, batch_size or config.optim.batch_size, processes, device=device)
 
 def _same_inputs(events: EventSet, config: Config) -> None:
-    for section in ("data", "window", "geometry", "augment"):
+    for section in ("data", "window", "geometry", "augment", "faults"):
         if getattr(config, section) != getattr(events.config, section):
             raise UserError(f"the events were loaded with another {section!r} section", where="config", remedy="load them again with this config")
 
-# %% ../nbs/04a_inputs.ipynb #04a-088
+# %% ../nbs/04a_inputs.ipynb #04a-100
+def worker_mb(
+    config: Config,
+    width_px: int, height_px: int,  # of the clips
+    fps: float = 15.0,              # of the clips
+) -> float: # MB (10^6 bytes) beyond what the process shares with its parent
+    "Bound the memory of a loader worker, or of a thread that fills the cache."
+    window, side = config.window, working_px(config.geometry.size_px, config.augment)
+    square = 3 * side ** 2 * (3 if config.geometry.policy == "three_crop" else 1)
+    decoder = 20 * 1.5 * width_px * height_px                           # pictures that a decoder may hold, 4:2:0
+    piece = max(3 * 16 * fps if config.loader.cache_mb or config.loader.disk_mb else 0, 5 * window.num_frames) * square
+    change = 3 * 4 * window.num_frames * square                         # a window in float32, before, after and between
+    batches = 3 * config.optim.batch_size * window.num_frames * square  # one in the making, two waiting
+    return (decoder + piece + change + batches) / 1e6
+
+# %% ../nbs/04a_inputs.ipynb #04a-103
 def window_coverage(
     events: EventSet,
     config: Config,
@@ -758,7 +930,7 @@ def window_coverage(
                    overlap_share=("overlap_share", "mean"), least_overlap_share=("overlap_share", "min"), other_overlap_s=("other_overlap_s", "mean"))
     return out.reindex([c for c in (*CLASSES, "all") if c in out.index])
 
-# %% ../nbs/04a_inputs.ipynb #04a-094
+# %% ../nbs/04a_inputs.ipynb #04a-109
 def strip_figure(
     events: EventSet,
     draws: Sequence[Draw],  # one or more windows
@@ -783,7 +955,7 @@ def strip_figure(
     plt.close(figure)
     return figure
 
-# %% ../nbs/04a_inputs.ipynb #04a-095
+# %% ../nbs/04a_inputs.ipynb #04a-110
 def _timeline(ax, event: Event, draw: Draw, window: WindowConfig) -> None:
     name = CLASSES[event.label]
     ax.barh(0, event.last_s, color="#eeeeee", height=0.5)

@@ -1,7 +1,10 @@
-"What the model sees: windows, geometry, augmentation, draws, cache. Each fault of E1's inputs has a test that the old behaviour fails."
+"What the model sees: windows, geometry, augmentation, draws, cache, memory. E1's faults have a file of their own, test_old_faults.py."
 import json
 import math
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -32,11 +35,13 @@ from crosssuck.inputs import (
     start_range,
     train_batches,
     train_draws,
+    view_sentence,
     view_shares,
     window_coverage,
     window_pixels,
     window_span,
     window_times,
+    worker_mb,
     working_px,
 )
 from crosssuck.simulation import tiny_study
@@ -59,7 +64,7 @@ def make(study=None, **sections):
     study = study or tiny_study()
     facts = {"experiment": "t", "optim": {"lr": 1e-3, "epochs": 1, "batch_size": 8}, "loader": {"workers": 0, "cache_mb": 200},
              "data": {"split_dir": str(study / "split"), "clips": str(study / "clips" / "clips.csv"), "boxes": str(study / "boxes.csv")},
-             "window": {"num_frames": 8, "sample_fps": 5.0, "views": 3}, "geometry": {"policy": "roi", "size_px": 48}, "augment": SHAKY}
+             "window": {"num_frames": 8, "sample_fps": 5.0, "views": 3}, "geometry": {"policy": "roi", "size_px": 48, "roi_from": "clip"}, "augment": SHAKY}
     return make_config({**facts, **{k: {**facts.get(k, {}), **v} for k, v in sections.items()}})
 
 
@@ -229,6 +234,52 @@ def test_roi_is_undistorted_scaled_from_the_source_and_mirrored(tmp_path):
     whole = read_frames(clip, [0.0])[0][0, ..., 0].astype(int)
     wanted = np.pad(whole, ((10, 0), (20, 0)), mode="reflect")[:60, :60]
     assert np.abs(seen - wanted).max() <= 6 and seen.min() > 40
+
+
+def striped_study(folder, scale):
+    "Events in a frame of 640 x 360 px with stripes 2 px wide in a box of 48 px; the clips are that, or proxies of it."
+    (folder / "split").mkdir(parents=True)
+    frame = np.full((360, 640, 3), 128, np.uint8)
+    frame[101:149, 201:249] = np.where(np.arange(48) // 2 % 2, 250, 5)[None, :, None]
+    small = frame.reshape(360 // scale, scale, 640 // scale, scale, 3).mean((1, 3)).astype(np.uint8)
+    rows = []
+    for i, behavior in enumerate(("ear", "tail")):
+        name = f"evt_{i:04d}_{behavior}.mp4"
+        write_video(folder / "clips" / name, (small for _ in range(50)), 10, crf=4)
+        rows.append({"event_idx": i, "group": 1, "day": 1, "behavior": behavior, "duration_sec": 1, "start_s": 1000.0 * (i + 1), "clip_path": name, "clip_event_offset_s": 1.0,
+                     "clip_duration_s": 5.0, "clip_fps": 10, "clip_width_px": 640 // scale, "clip_height_px": 360 // scale, "source_width_px": 640, "source_height_px": 360,
+                     "status": "ok", "error": ""})
+    pd.DataFrame(rows).to_csv(folder / "clips" / "clips.csv", index=False)
+    for part in ("train", "val", "test_ood"):
+        pd.DataFrame(rows).to_csv(folder / "split" / f"{part}.csv", index=False)
+    (folder / "split" / "split.json").write_text(json.dumps({"scheme": "bout", "split_seed": 42}))
+    pd.DataFrame({"event_idx": [0, 1], "time_s": "", "x_px": 201, "y_px": 101, "w_px": 48, "h_px": 48}).to_csv(folder / "boxes.csv", index=False)
+    return folder
+
+
+def test_roi_cuts_at_the_sources_own_resolution(tmp_path):
+    "Stripes of two pixels of the source survive in the model's square; proxies have lost them, and are refused unless the config says so."
+    still = {k: 0.0 for k in ("colour", "hflip", "vflip", "rotate_deg", "scale", "shift")}
+    native, proxies = striped_study(tmp_path / "native", 1), striped_study(tmp_path / "proxies", 4)
+    events, config = load(study=native, augment=still, geometry={"roi_from": "source"})
+    seen = window_pixels(events, train_draws(events, config, 0, 0)[0])[0, 0].float()
+    wanted = torch.from_numpy(np.where(np.arange(48) // 2 % 2, 250.0, 5.0)).float().expand(48, 48)
+    assert (seen - wanted).abs().mean() < 8      # pixel by pixel: nothing was scaled
+    with pytest.raises(UserError, match="the clip has 160 × 90 px, its source 640 × 360; extract with --mode copy"):
+        load(study=proxies, augment=still, geometry={"roi_from": "source"})
+    lost, config = load(study=proxies, augment=still, geometry={"roi_from": "clip"})
+    assert window_pixels(lost, train_draws(lost, config, 0, 0)[0])[0, 0].float()[:, 8:40].std() < 15 < 100 < seen.std()
+    assert "cut at the source's own resolution" in view_sentence(events) and "25% of their source's resolution" in view_sentence(lost)
+
+
+def test_roi_takes_context_and_boxes_of_moments(tmp_path):
+    study = striped_study(tmp_path / "s", 1)
+    moments = [{"event_idx": i, "time_s": t, "x_px": x, "y_px": 101, "w_px": 24, "h_px": 48} for i in (0, 1) for t, x in ((0.0, 201), (1.0, 225))]
+    pd.DataFrame(moments).to_csv(study / "boxes.csv", index=False)
+    still = {k: 0.0 for k in ("colour", "hflip", "vflip", "rotate_deg", "scale", "shift")}
+    for context, side in ((1.0, 48), (2.0, 96)):
+        region = load(study=study, augment=still, geometry={"roi_from": "source", "roi_context": context})[0].events[0].region
+        assert region.inside == (201 - (side - 48) // 2, 101 - (side - 48) // 2, side, side)
 
 
 def test_letterbox_bars_are_the_means_grey():
@@ -567,6 +618,147 @@ def test_decoding_a_long_event_in_pieces_gives_each_frame_once(tmp_path):
     numbers = [read_number(f.permute(1, 2, 0).numpy()) for f in frames]
     assert numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 240
     assert np.allclose(at_s, np.array(numbers) / 10, atol=1e-3)
+
+
+def on_disk(folder, mb=200, memory_mb=0):
+    return FrameCache(memory_mb, mb, folder)
+
+
+def files(folder):
+    return sorted(folder.glob("*.frames")) if folder.exists() else []
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_windows_from_disk_are_those_from_the_clip(policy, tmp_path):
+    kept, config = load(geometry={"policy": policy}, cache=on_disk(tmp_path))
+    fresh, _ = load(geometry={"policy": policy}, loader={"cache_mb": 0})
+    for draw in train_draws(kept, config, 0, 0)[:8]:
+        assert torch.equal(window_pixels(kept, draw), window_pixels(fresh, draw))
+        assert torch.equal(window_pixels(kept, draw), window_pixels(fresh, draw))     # decoded the first time, read the second
+    assert kept.cache.decoded and kept.cache.used_mb == 0 and len(files(tmp_path)) == len(kept.cache.decoded)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_with_a_cache_on_disk_the_second_epoch_and_the_next_run_do_not_decode(workers, monkeypatch, tmp_path):
+    events, config = load(cache=on_disk(tmp_path))
+    first = list(train_batches(events, config, 0, 0, workers=workers))
+    events.warm_cache()
+    again, _ = load(cache=on_disk(tmp_path))
+    def no_file(*args, **kwargs): raise AssertionError("decoded again")
+    monkeypatch.setattr(inputs, "read_frames", no_file)
+    for e in (events, again):
+        later = list(train_batches(e, config, 0, 0, workers=workers))
+        assert all(torch.equal(a.video, b.video) for a, b in zip(first, later, strict=True))
+    assert not again.cache.decoded
+
+
+def test_the_disks_budget_holds_and_old_files_make_room(tmp_path):
+    some, _ = load(cache=on_disk(tmp_path, 2.0))
+    some.warm_cache()
+    used = sum(f.stat().st_size for f in files(tmp_path)) / 1e6
+    assert 0 < len(some.cache.on_disk) < 24 and 0.5 < used <= 2.0
+    other, _ = load(cache=on_disk(tmp_path, 2.0), window={"sample_fps": 4.0})
+    assert not set(other.cache.on_disk.values()) & set(some.cache.on_disk.values())
+    other.warm_cache()
+    assert sum(f.stat().st_size for f in files(tmp_path)) / 1e6 <= 2.0 and set(other.cache.on_disk.values()) <= set(files(tmp_path))
+
+
+def test_memory_first_then_disk_then_the_clip(tmp_path):
+    events, config = load(cache=on_disk(tmp_path, 2.0, memory_mb=3.0))
+    events.warm_cache()
+    cache = events.cache
+    assert cache.admitted and cache.on_disk and len(cache.admitted) + len(cache.on_disk) < 24 and not cache.admitted & cache.on_disk.keys()
+    fresh, _ = load(loader={"cache_mb": 0})
+    for draw in train_draws(events, config, 0, 1):
+        assert torch.equal(window_pixels(events, draw), window_pixels(fresh, draw))
+
+
+def test_a_torn_or_vanished_file_of_the_cache_is_decoded_again(tmp_path):
+    events, config = load(cache=on_disk(tmp_path))
+    draw = train_draws(events, config, 0, 0)[0]
+    before = window_pixels(events, draw)
+    path = events.cache.on_disk[events.events[draw.row].key]
+    for spoil in (lambda: path.write_bytes(path.read_bytes()[:-9]), path.unlink, lambda: path.write_bytes(b"")):
+        spoil()
+        assert torch.equal(window_pixels(events, draw), before)
+    assert not [f for f in tmp_path.iterdir() if ".part" in f.name]
+
+
+def test_another_clip_of_the_same_name_is_another_file(study, tmp_path):
+    events, _ = load(study=study, cache=on_disk(tmp_path))
+    before = events.cache.on_disk[events.events[0].key]
+    clip = events.events[0].path
+    clip.touch()
+    assert load(study=study, cache=on_disk(tmp_path))[0].cache.on_disk[events.events[0].key] != before
+
+
+@pytest.mark.parametrize("augment", [SHAKY, {"trivial": True, "shift": 0.1}], ids=["ours", "trivial"])
+def test_changes_made_on_the_device_are_those_of_the_workers(augment):
+    here, config = load(augment=augment)
+    there, config_there = load(augment=augment, loader={"transforms": "device"})
+    for a, b in zip(train_batches(here, config, 0, 1), train_batches(there, config_there, 0, 1, device="cpu"), strict=True):
+        assert torch.equal(a.video, b.video) and a.video.dtype == torch.float32
+    for a, b in zip(eval_batches(here, config), eval_batches(there, config_there, workers=2), strict=True):
+        assert torch.equal(a.video, b.video)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_changes_made_on_a_gpu_are_those_of_the_workers_to_a_rounding():
+    here, config = load()
+    there, config_there = load(loader={"transforms": "device"})
+    for a, b in zip(train_batches(here, config, 0, 1), train_batches(there, config_there, 0, 1, device="cuda"), strict=True):
+        off = (a.video - b.video.cpu()).abs()
+        assert off.median() < 1e-5 and off.max() < 0.1
+
+
+CHILD = """
+import pickle, re, sys
+import torch
+torch.set_num_threads(1)
+events, draws = pickle.load(open(sys.argv[1], "rb"))
+from crosssuck.inputs import assemble
+def status(key): return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1000
+open("/proc/self/clear_refs", "w").write("5")
+before = status("VmRSS")
+for k in range(0, len(draws), 2): assemble(events, draws[k:k + 2])
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_workers_memory_is_bounded_on_4k(tmp_path, cached):
+    "A process that does a worker's job on clips of 3840 x 2160 px takes no more than `worker_mb` says."
+    name, n = "evt_0000_ear.mp4", 40
+    folder = tmp_path / "s"
+    (folder / "split").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (2160 // 16, 3840 // 16, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    write_video(folder / "clips" / name, (np.roll(noise, 8 * k, 1) for k in range(n)), 15, crf=30, preset="ultrafast", bframes=2)
+    shutil.copy(folder / "clips" / name, folder / "clips" / "evt_0001_tail.mp4")
+    rows = [{"event_idx": i, "group": 1, "day": 1, "behavior": b, "duration_sec": 1, "start_s": 1000.0 * (i + 1), "clip_path": f"evt_{i:04d}_{b}.mp4", "clip_event_offset_s": 0.3,
+             "clip_duration_s": n / 15, "clip_fps": 15, "clip_width_px": 3840, "clip_height_px": 2160, "source_width_px": 3840, "source_height_px": 2160, "status": "ok", "error": ""}
+            for i, b in enumerate(("ear", "tail"))]
+    pd.DataFrame(rows).to_csv(folder / "clips" / "clips.csv", index=False)
+    pd.DataFrame(rows).to_csv(folder / "split" / "train.csv", index=False)
+    (folder / "split" / "split.json").write_text(json.dumps({"scheme": "bout", "split_seed": 42}))
+    events, config = load(study=folder, geometry={"policy": "center", "size_px": 224, "short_side_px": 256}, spec=InputSpec(16, 224, *[(0.5,) * 3] * 2),
+                          window={"num_frames": 16, "sample_fps": 12.0}, loader={"cache_mb": 0}, optim={"batch_size": 2}, cache=on_disk(tmp_path / "cache") if cached else FrameCache(0))
+    config = replace(config, loader=replace(config.loader, disk_mb=200 if cached else 0))
+    stated = worker_mb(config, 3840, 2160)
+    with open(tmp_path / "job", "wb") as f:
+        pickle.dump((events, train_draws(events, config, 0, 0)), f)
+    used = float(subprocess.run([sys.executable, "-c", CHILD, tmp_path / "job"], capture_output=True, text=True, check=True).stdout)
+    assert 0.15 * stated < used <= stated < 600, (used, stated)
+
+
+def test_doctor_states_the_memory_of_a_worker(root):
+    from typer.testing import CliRunner
+
+    from crosssuck.cli import app
+    said = CliRunner().invoke(app, ["doctor", "--config", str(root / "configs" / "demo_v4_roi.yaml")]).output
+    assert "memory of a loader worker: at most 0." in said and "GB on 4K clips" in said and "8 frames of 64 px, batch 16" in said and "a cache of 2.5 GB" in said
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -1,6 +1,7 @@
 "Backbones, weights, checkpoints and predictions."
 import os
 import urllib.error
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,34 +29,151 @@ def test_mvit_v2_s_has_the_parameters_of_the_lab():
     assert m.count_parameters(model) == {"total": 34_231_682, "learning": 34_231_682}
 
 
+SMALL = {"swin3d_t": (8, 64), "x3d_s": (13, 64), "x3d_m": (8, 64), "slowfast_r50": (8, 64), "mvit_tiny": (8, 32)}
+DESIGN = {"mvit_v2_s", "r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t", "x3d_s", "x3d_m", "slowfast_r50", "mvit_tiny", "r2plus1d_tiny"}
+
+
+def small(name):
+    return m.BACKBONES[name].fixed or SMALL.get(name, (4, 32))
+
+
+def test_the_list_of_the_design_is_there():
+    assert set(m.BACKBONES) == DESIGN
+
+
 @pytest.mark.parametrize("name", sorted(m.BACKBONES))
 def test_every_backbone_is_built_with_two_classes_and_either_head(name):
-    fixed = m.BACKBONES[name].fixed or (8, 32)
+    frames, px = small(name)
     for head in ("linear", "mlp"):
         with torch.device("meta"):
-            model = m.build_model(config(*fixed, backbone=name, head=head))
-            assert model(torch.zeros(2, 3, fixed[0], fixed[1], fixed[1])).shape == (2, 2)
+            model = m.build_model(config(frames, px, backbone=name, head=head))
+            assert model(torch.zeros(2, 3, frames, px, px)).shape == (2, 2)
         assert not any(p.shape[0] == 400 for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", ["r2plus1d_tiny", "mvit_tiny", "mc3_18"])
-def test_a_step_changes_backbone_and_head(name):
+def steps(name, clips, n):
+    "Move a model n times; the names of the parameters that moved."
     torch.manual_seed(0)
-    model = m.build_model(config(backbone=name)).train()
-    before = {k: p.detach().clone() for k, p in model.named_parameters()}
+    frames, px = small(name)
+    model = m.build_model(config(frames, px, backbone=name)).train()
+    for part in model.modules():
+        if isinstance(part, torchvision.ops.StochasticDepth):
+            part.p = 0.0        # a block that is left out would not move
+    before, optimiser = {k: p.detach().clone() for k, p in model.named_parameters()}, torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0)
+    for _ in range(n):
+        loss = torch.nn.functional.cross_entropy(model(torch.randn(clips, 3, frames, px, px)), torch.arange(clips) % 2)
+        optimiser.zero_grad()
+        loss.backward()
+        assert torch.isfinite(loss) and all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+        optimiser.step()
+    return model, [k for k, p in model.named_parameters() if not torch.equal(p, before[k])]
+
+
+@pytest.mark.parametrize("name", sorted(DESIGN - {"mvit_v2_s"}))
+def test_a_step_goes_forward_and_back_through_every_layer(name):
+    model, moved = steps(name, 2, 2)      # some blocks begin as their skip: what lies in them moves from the second step on
+    still = {k for k, _ in model.named_parameters()} - set(moved)
+    assert all(k.startswith("backbone.blocks.3.attn.") and ("rel_pos" in k or "pool_q" in k) for k in still)     # of MViT's last block only the class token is used, which has no place
+
+
+def test_a_step_of_mvit_v2_s_at_full_size_on_the_cpu():
+    "1 x 3 x 16 x 224 x 224, forward, backward and the optimiser's move."
+    model, moved = steps("mvit_v2_s", 1, 1)
+    assert len(moved) >= len(list(model.parameters())) - 4      # of the last block only the class token is used, which has no place
+
+
+@pytest.mark.parametrize("name", sorted(m.BACKBONES))
+def test_operations_of_a_clip(name):
+    "As the design states for MViTv2-S; for the rest, that they are counted and grow with the frames."
+    frames, px = small(name)
+    flops = m.count_flops(config(frames, px, backbone=name))
+    if name == "mvit_v2_s":
+        assert flops == pytest.approx(128.5e9, rel=0.005)
+    else:
+        more = m.count_flops(config(frames * 2, px, backbone=name))
+        assert 1.5 * flops < more < 3.6 * flops
+
+
+@pytest.mark.parametrize("name", sorted(m.BACKBONES))
+def test_stages_cover_the_backbone_and_freeze_from_the_input_on(name):
+    frames, px = small(name)
+    stages = m.BACKBONES[name].stages
+    with torch.device("meta"):
+        models = [m.build_model(config(frames, px, backbone=name, freeze=k)) for k in range(len(stages) + 1)]
+    counts = [m.count_parameters(model)["learning"] for model in models]
+    assert counts == sorted(counts, reverse=True) and len(set(counts)) == len(counts)
+    left = {k for k, p in models[-1].backbone.named_parameters() if p.requires_grad}
+    assert all(k.startswith(("blocks.5.", "net.blocks.5.", "net.blocks.6.")) for k in left), left     # X3D's and SlowFast's heads have layers of their own
+    assert all(p.requires_grad for p in models[0].parameters())
+
+
+def test_frozen_stages_do_not_move_and_the_rest_does():
+    torch.manual_seed(0)
+    model = m.build_model(config(backbone="mc3_18", freeze=2)).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
     torch.nn.functional.cross_entropy(model(torch.randn(2, 3, 8, 32, 32)), torch.tensor([0, 1])).backward()
-    torch.optim.AdamW(model.parameters(), 1e-3).step()
-    moved = [k for k, p in model.named_parameters() if not torch.equal(p, before[k])]
-    assert any(k.startswith("backbone") for k in moved) and any(k.startswith("head") for k in moved)
+    torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3).step()
+    moved = {k.split(".")[1] for k, v in model.state_dict().items() if not torch.equal(v, before[k]) and k.startswith("backbone")}
+    assert moved == {"layer2", "layer3", "layer4"}      # stem and layer1 stay, batch statistics too
+    with pytest.raises(UserError, match="model.freeze: is 9, mc3_18 has 5 stages; give 0 to 5"):
+        m.build_model(config(backbone="mc3_18", freeze=9))
 
 
-@pytest.mark.long
-def test_a_full_size_step_of_mvit_v2_s_on_the_cpu():
+def test_x3d_gives_logits_in_evaluation_too():
+    "PyTorchVideo's own answers with a softmax there, whose rows sum to 1."
     torch.manual_seed(0)
-    model = m.build_model(config(16, 224, backbone="mvit_v2_s")).train()
-    loss = torch.nn.functional.cross_entropy(model(torch.randn(1, 3, 16, 224, 224)), torch.tensor([1]))
-    loss.backward()
-    assert torch.isfinite(loss) and all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    out = m.build_model(config(13, 64, backbone="x3d_s")).eval()(torch.randn(2, 3, 13, 64, 64))
+    assert not torch.allclose(out.sum(1), torch.ones(2), atol=1e-3)
+    net = m.x3d(m.InputSpec(13, 64, (0.45,) * 3, (0.225,) * 3)).eval()
+    assert not torch.allclose(net(torch.randn(1, 3, 13, 64, 64)).sum(1), torch.ones(1), atol=1e-3)
+
+
+def test_slowfast_gets_every_frame_and_a_quarter_of_them():
+    seen = []
+
+    class Net(torch.nn.Module):
+        def forward(self, ways):
+            seen.extend(ways)
+    video = torch.arange(32.0).view(1, 1, 32, 1, 1)
+    m.TwoSpeeds(Net())(video)
+    assert seen[0].flatten().tolist() == [0, 4, 8, 13, 17, 22, 26, 31] and torch.equal(seen[1], video)     # as PyTorchVideo's weights were trained
+
+
+def test_fused_attention_is_torchvisions():
+    "In float64, every output and every gradient of the small MViT; then one block of MViTv2-S with its own shapes, in float32."
+    torch.manual_seed(0)
+    spec = m.InputSpec(8, 64, (0.45,) * 3, (0.225,) * 3)
+    plain, fused = m.mvit_tiny(spec).double().eval(), m.mvit_tiny(spec).double().eval()
+    fused.load_state_dict(plain.state_dict())
+    assert m.fuse_attention(fused) == 4 and set(fused.state_dict()) == set(plain.state_dict())
+    video = torch.randn(2, 3, 8, 64, 64).double()
+    outs = [net(video) for net in (plain, fused)]
+    for out in outs:
+        (out * torch.linspace(-1, 1, 128)).sum().backward()
+    assert torch.allclose(*outs, atol=1e-12)
+    for (k, a), b in zip(plain.named_parameters(), fused.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-10), k
+    with torch.no_grad():       # it would notice a wrong distance
+        fused.blocks[0].attn.rel_pos_h.copy_(fused.blocks[0].attn.rel_pos_h.flip(0))
+        assert not torch.allclose(fused(video), outs[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [0, 1, 14])
+def test_fused_attention_of_mvit_v2_s(block):
+    torch.manual_seed(0)
+    net = torchvision.models.get_model("mvit_v2_s", weights=None)
+    attn, grid = net.blocks[block].attn.eval(), {0: (8, 28, 28), 1: (8, 28, 28), 14: (8, 14, 14)}[block]      # a smaller grid: the tables are interpolated
+    tokens = torch.randn(1, 1 + grid[0] * grid[1] * grid[2], attn.embed_dim)
+    with torch.no_grad():
+        a, new = attn(tokens, grid)
+        assert m.fuse_attention(attn) == 1
+        b, same = attn(tokens, grid)
+    assert new == same and torch.allclose(a, b, atol=1e-4)
+
+
+def test_attention_is_fused_unless_the_config_says_plain():
+    kinds = [{type(x.attn).__name__ for x in m.build_model(config(backbone="mvit_tiny", attention=a)).backbone.blocks} for a in ("fused", "plain")]
+    assert kinds == [{"FusedAttention"}, {"MultiscaleAttention"}]
 
 
 def test_the_tiny_networks_are_tiny():
@@ -65,7 +183,8 @@ def test_the_tiny_networks_are_tiny():
 
 
 def test_the_input_comes_with_the_weights():
-    mvit, r3d, swin = (m.input_spec(config(16, 224, backbone=n)) for n in ("mvit_v2_s", "r3d_18", "swin3d_t"))
+    mvit, r3d, swin, x3d = (m.input_spec(config(16, 224, backbone=n)) for n in ("mvit_v2_s", "r3d_18", "swin3d_t", "x3d_m"))
+    assert (x3d.mean, x3d.std) == ((0.45,) * 3, (0.225,) * 3)
     assert (mvit.mean, mvit.std) == ((0.45,) * 3, (0.225,) * 3)
     assert (r3d.mean, r3d.std) == ((0.43216, 0.394666, 0.37645), (0.22803, 0.22145, 0.216989))
     assert swin.mean == (0.485, 0.456, 0.406)
@@ -77,6 +196,8 @@ def test_the_input_comes_with_the_weights():
     ({"weights": "kinetics400"}, "r2plus1d_tiny has no kinetics400 weights"),
     ({"backbone": "mvit_tiny", "px": 40}, "mvit_tiny cannot take 8 frames of 40 px"),
     ({"backbone": "resnet"}, "unknown backbone 'resnet'"),
+    ({"backbone": "slowfast_r50", "frames": 6, "px": 64}, "slowfast_r50 cannot take 6 frames of 64 px"),
+    ({"backbone": "x3d_s", "px": 24}, "X3D cannot take 24 px"),
 ])
 def test_a_config_that_disagrees_is_refused(changes, words):
     with pytest.raises(UserError, match=words):
@@ -84,9 +205,12 @@ def test_a_config_that_disagrees_is_refused(changes, words):
 
 
 def test_what_departs_is_said_aloud():
-    assert "trained on 112 px; this config feeds 224 px" in m.input_notes(config(16, 224, backbone="r3d_18", weights="kinetics400"))[0]
-    assert m.input_notes(config(16, 224, backbone="mvit_v2_s", weights="kinetics400")) == []
-    assert "only its head can learn" in m.input_notes(config(freeze="backbone"))[0]
+    notes = m.input_notes(config(16, 224, backbone="r3d_18", weights="kinetics400"))
+    assert "trained on 112 px; this config feeds 224 px" in notes[0] and "16 frames at 15 a second (1.07 s); this config feeds 16 at 5 (3.20 s)" in notes[1]
+    assert "32 frames at 15 a second" in m.input_notes(config(16, 224, backbone="slowfast_r50", weights="kinetics400"))[0]
+    as_trained = config(16, 224, backbone="mvit_v2_s", weights="kinetics400")
+    assert m.input_notes(replace(as_trained, window=replace(as_trained.window, sample_fps=7.5))) == []
+    assert "frozen with random weights" in m.input_notes(config(freeze="backbone"))[0] and "frozen" in m.input_notes(config(freeze=2))[0]
 
 
 @pytest.mark.parametrize(("device", "capability", "amp", "dtype", "scaler"), [
@@ -144,6 +268,22 @@ def test_weights_of_the_same_shape_are_loaded_from_either_folder(no_network, pla
     state = model.backbone.state_dict()
     assert all(torch.equal(state[k], v) for k, v in kinetics.items() if not k.startswith("fc."))
     assert model.head[-1].weight.shape == (2, 512)
+
+
+def test_pytorchvideos_weights_are_loaded_from_their_own_kind_of_file(no_network):
+    torch.manual_seed(1)
+    kinetics = m.x3d(m.InputSpec(13, 160, (0.45,) * 3, (0.225,) * 3)).state_dict()
+    place = no_network / "project" / "weights"
+    place.mkdir(parents=True)
+    torch.save({"model_state": kinetics}, place / "X3D_S.pyth")
+    state = m.build_model(config(8, 64, backbone="x3d_s", weights="kinetics400")).backbone.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in kinetics.items() if not k.startswith("blocks.5.proj"))
+    slow = m.slowfast_r50(m.InputSpec(32, 224, (0.45,) * 3, (0.225,) * 3)).net.state_dict()
+    torch.save({"model_state": slow}, place / "SLOWFAST_8x8_R50.pyth")
+    state = m.build_model(config(8, 64, backbone="slowfast_r50", weights="kinetics400")).backbone.net.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in slow.items() if "proj" not in k)
+    with pytest.raises(UserError, match="fetch https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics/X3D_M.pyth"):
+        m.build_model(config(8, 64, backbone="x3d_m", weights="kinetics400"))
 
 
 def test_weights_of_another_network_or_half_a_file_are_refused(no_network):
@@ -300,6 +440,31 @@ def test_evaluation_builds_no_graph_and_uses_no_dropout(val):
     spy = Spy().train()
     table = m.predict(spy, eval_batches(val, config()), val)
     assert set(spy.seen) == {(False, False, False)} and set(table.prob_tail) == {0.5} and set(table.pred_label) == {"tail"}
+
+
+def test_where_memory_runs_out_the_evaluation_goes_on_with_fewer_clips(val):
+    torch.manual_seed(0)
+    model = m.build_model(config()).eval()
+
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.sizes = model, []
+
+        def forward(self, video):
+            self.sizes.append(len(video))
+            if len(video) > 2:
+                raise torch.OutOfMemoryError("full")
+            return self.net(video)
+    device = Small()
+    table = m.predict(device, eval_batches(val, config()), val)
+    pd.testing.assert_frame_equal(table, m.predict(model, eval_batches(val, config()), val), atol=1e-6)
+    assert device.sizes[0] == 5 and max(device.sizes[1:]) == 2      # it does not try the large size again
+
+    class Full(torch.nn.Module):
+        def forward(self, video): raise torch.OutOfMemoryError("full")
+    with pytest.raises(UserError, match="does not hold a single clip"):
+        m.predict(Full(), eval_batches(val, config()), val, machine=m.choose_machine("cpu"))
 
 
 @pytest.mark.gpu
