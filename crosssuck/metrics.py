@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'METRICS', 'ECE_BINS', 'DEFINITIONS', 'BLOCK', 'LEVEL', 'MIN_UNITS',
            'METHOD', 'METHOD_EDGE', 'METADATA', 'FIELD_WORDS', 'USEFUL_AUC', 'check_predictions', 'read_predictions',
-           'join_manifest', 'not_computed', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out', 'bca',
-           'deciding', 'intervals', 'coin_scores', 'trivial_scores', 'metadata_table', 'metadata_baseline',
-           'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'call', 'verdict',
-           'paired_difference', 'summarise']
+           'join_manifest', 'equal_bins', 'not_computed', 'Scorer', 'point_metrics', 'bout_codes', 'resample',
+           'leave_one_out', 'bca', 'deciding', 'intervals', 'coin_scores', 'trivial_scores', 'metadata_table',
+           'metadata_fields', 'metadata_baseline', 'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band',
+           'roc_figure', 'risk_coverage', 'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores',
+           'repeated_values', 'between_share', 'between_test', 'Live', 'call', 'verdict', 'paired_difference',
+           'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -75,11 +77,12 @@ def read_predictions(
     if isinstance(path, pd.DataFrame):
         t, where = path.reset_index(drop=True), "predictions"
     else:
-        t, where = read_table(path, need=("true_label", "prob_ear", "prob_tail"), integer=_WHOLE, number=_REAL), Path(path)
+        t, where = read_table(path, integer=_WHOLE, number=_REAL), Path(path)
     if third := [c for c in t if str(c).startswith("prob_") and c not in ("prob_ear", "prob_tail")]:
         raise UserError(f"a third class, {third[0]!r}", where=where, remedy="leave the other behaviours out: they are scored apart")
     if t.empty:
         raise UserError("no predictions in it", where=where, remedy="check that the model was run")
+    t = _completed(t, manifest, where)
     if "pred_label" not in t:
         t["pred_label"] = np.where(t["prob_tail"] >= 0.5, "tail", "ear")
     if "clip_id" not in t:
@@ -88,6 +91,25 @@ def read_predictions(
     return t if manifest is None else join_manifest(t, manifest, where)
 
 # %% ../nbs/04b_metrics.ipynb #04b-011
+def _completed(t: pd.DataFrame, manifest: str | os.PathLike | pd.DataFrame | None, where: object) -> pd.DataFrame:
+    "Fill in what follows from the rest: the other probability, and the label of an event from the manifest."
+    for own, other in (("prob_ear", "prob_tail"), ("prob_tail", "prob_ear")):
+        if own not in t and other in t:
+            t = t.assign(**{own: 1 - t[other]})
+    if "true_label" not in t and "event_idx" in t and manifest is not None:
+        events = manifest if isinstance(manifest, pd.DataFrame) else read_part(manifest)
+        label = t["event_idx"].map(events.drop_duplicates("event_idx").set_index("event_idx")["behavior"])
+        if label.isna().any():
+            row = int(label.isna().to_numpy().argmax())
+            raise UserError(f"event {t['event_idx'].iloc[row]} is not in the manifest", where=f"{where}, line {row + 2}",
+                            remedy="give the manifest that these predictions were made from")
+        t = t.assign(true_label=label)
+    need = {"prob_tail": "give a probability of tail for each event", "true_label": "add it, or add event_idx and give the events with --manifest"}
+    if missing := [c for c in need if c not in t]:
+        raise UserError(f"no column {missing[0]!r}", where=where, remedy=f"{need[missing[0]]}; it has {', '.join(map(str, t.columns))}")
+    return t
+
+# %% ../nbs/04b_metrics.ipynb #04b-013
 def join_manifest(
     table: pd.DataFrame,                           # checked predictions
     manifest: str | os.PathLike | pd.DataFrame,    # events
@@ -119,13 +141,22 @@ def join_manifest(
         taken = taken.drop(columns="bout_id")  # bouts of the whole study, which a part of it cannot know better
     return pd.concat([table.drop(columns=[c for c in taken if c in table]), taken], axis=1)
 
-# %% ../nbs/04b_metrics.ipynb #04b-014
+# %% ../nbs/04b_metrics.ipynb #04b-016
 METRICS = ("accuracy", "macro_f1", "precision_ear", "recall_ear", "f1_ear", "precision_tail", "recall_tail", "f1_tail",
-           "roc_auc", "average_precision", "ece", "brier")
+           "roc_auc", "average_precision", "ece", "adaptive_ece", "brier")
 ECE_BINS = 10
 DEFINITIONS = {"positive class": "tail", "called tail": "P(tail) >= 0.5",
                "ece": f"{ECE_BINS} bins of equal width on [0, 1] of the predicted class's probability",
+               "adaptive_ece": f"{ECE_BINS} bins of equal size by P(tail), fewer where there are not 10 events for each; fixed for all resamples",
                "brier": "mean of (P(tail) - is tail) squared"}
+
+def equal_bins(
+    prob: np.ndarray,      # (n,) float
+    bins: int = ECE_BINS,
+) -> np.ndarray: # (n,) int, number of each event's bin
+    "Sort events into bins of equal size; equal probabilities stay together, whatever the order of the rows."
+    n = len(prob)
+    return np.searchsorted(np.sort(prob), prob) * max(1, min(bins, n // 10)) // max(n, 1)
 
 def not_computed(
     is_tail: np.ndarray,   # (n,) bool
@@ -143,16 +174,16 @@ def not_computed(
             out[f"precision_{c}"] = f"no event was called {c}"
     return out
 
-# %% ../nbs/04b_metrics.ipynb #04b-016
+# %% ../nbs/04b_metrics.ipynb #04b-018
 def _counted(s: np.ndarray) -> dict[str, np.ndarray]:
-    "Metrics from the weighted sums (B, 5 + bins): ear→ear, ear→tail, tail→ear, tail→tail, squared error, gap by bin."
+    "Metrics from the weighted sums (B, 5 + 2 bins): ear→ear, ear→tail, tail→ear, tail→tail, squared error, gap by bin of either kind."
     ee, et, te, tt, squared = s[:, :5].T
     n, f1_ear, f1_tail = s[:, :4].sum(1), 2 * ee / (2 * ee + et + te), 2 * tt / (2 * tt + et + te)
     f1_ear, f1_tail = np.where(ee + et > 0, f1_ear, np.nan), np.where(te + tt > 0, f1_tail, np.nan)
     return {"accuracy": (ee + tt) / n, "macro_f1": (f1_ear + f1_tail) / 2,
             "precision_ear": ee / (ee + te), "recall_ear": ee / (ee + et), "f1_ear": f1_ear,
             "precision_tail": tt / (tt + et), "recall_tail": tt / (tt + te), "f1_tail": f1_tail,
-            "ece": np.abs(s[:, 5:]).sum(1) / n, "brier": squared / n}
+            "ece": np.abs(s[:, 5:5 + ECE_BINS]).sum(1) / n, "adaptive_ece": np.abs(s[:, 5 + ECE_BINS:]).sum(1) / n, "brier": squared / n}
 
 def _ranked(tail: np.ndarray, ear: np.ndarray) -> dict[str, np.ndarray]:
     "Both areas from the weights (B, distinct scores) of tail and ear events, in rising order of score."
@@ -164,7 +195,7 @@ def _ranked(tail: np.ndarray, ear: np.ndarray) -> dict[str, np.ndarray]:
     area = (tail[:, ::-1] * precision).sum(1) / n_tail
     return {"roc_auc": auc, "average_precision": np.where(n_ear > 0, area, np.nan)}
 
-# %% ../nbs/04b_metrics.ipynb #04b-017
+# %% ../nbs/04b_metrics.ipynb #04b-019
 class Scorer:
     "All metrics of one prediction table, under any weights of its units."
     def __init__(self,
@@ -178,8 +209,8 @@ class Scorer:
         self.ties = np.flatnonzero(np.r_[True, np.diff(p[order]) > 0])
         call, sure = p >= 0.5, np.maximum(p, 1 - p)
         box = np.minimum((sure * ECE_BINS).astype(int), ECE_BINS - 1)
-        gap = (sure - (call == y))[:, None] * (box[:, None] == np.arange(ECE_BINS))
-        rows = np.column_stack([~y & ~call, ~y & call, y & ~call, y & call, (p - y) ** 2, gap]).astype(float)
+        gap, gap_equal = ((x[:, None] * (b[:, None] == np.arange(ECE_BINS))) for x, b in ((sure - (call == y), box), (p - y, equal_bins(p))))
+        rows = np.column_stack([~y & ~call, ~y & call, y & ~call, y & call, (p - y) ** 2, gap, gap_equal]).astype(float)
         self.sums = np.zeros((unit.max() + 1, rows.shape[1]))
         np.add.at(self.sums, unit, rows)
 
@@ -192,7 +223,7 @@ class Scorer:
         with np.errstate(divide="ignore", invalid="ignore"):
             return {**_counted(weights @ self.sums), **_ranked(tail, ear)}
 
-# %% ../nbs/04b_metrics.ipynb #04b-019
+# %% ../nbs/04b_metrics.ipynb #04b-021
 def point_metrics(
     is_tail: np.ndarray,   # (n,) bool
     prob_tail: np.ndarray, # (n,) float, 0..1
@@ -204,7 +235,7 @@ def point_metrics(
     values = Scorer(is_tail, prob_tail, np.zeros(len(is_tail), int))(np.ones((1, 1)))
     return {m: float(values[m][0]) for m in METRICS if m not in absent}
 
-# %% ../nbs/04b_metrics.ipynb #04b-024
+# %% ../nbs/04b_metrics.ipynb #04b-026
 BLOCK = 1_000_000  # numbers held at a time in each array: 8 MB
 
 def bout_codes(
@@ -229,7 +260,7 @@ def resample(
         parts.append(scorer(weights))
     return {m: np.concatenate([p[m] for p in parts]) for m in METRICS}
 
-# %% ../nbs/04b_metrics.ipynb #04b-025
+# %% ../nbs/04b_metrics.ipynb #04b-027
 def leave_one_out(
     scorer: Scorer,
 ) -> dict[str, np.ndarray]: # metric -> (n_units,)
@@ -243,7 +274,7 @@ def leave_one_out(
         parts.append(scorer(weights))
     return {m: np.concatenate([p[m] for p in parts]) for m in METRICS}
 
-# %% ../nbs/04b_metrics.ipynb #04b-028
+# %% ../nbs/04b_metrics.ipynb #04b-030
 LEVEL = 0.95
 MIN_UNITS = 8  # fewer bouts than this decide nothing
 METHOD = "BCa bootstrap over bouts, widened by Student's t"
@@ -269,7 +300,7 @@ def bca(
     low, high = np.quantile(draws, at)
     return float(min(low, point)), float(max(high, point))
 
-# %% ../nbs/04b_metrics.ipynb #04b-031
+# %% ../nbs/04b_metrics.ipynb #04b-033
 def deciding(
     metric: str,
     is_tail: np.ndarray, # (n,) bool
@@ -277,7 +308,7 @@ def deciding(
 ) -> np.ndarray: # (n,) bool
     "Mark the rows whose number limits what can be known of a metric."
     kind, _, c = metric.partition("_")
-    if metric in ("accuracy", "ece", "brier"):
+    if metric in ("accuracy", "ece", "adaptive_ece", "brier"):
         return np.ones(len(is_tail), bool)
     if kind == "precision" and c in CLASSES:
         return call if c == "tail" else ~call
@@ -291,11 +322,11 @@ def _wilson(value: float, n: float) -> tuple[float, float]:
     return float(min(max(low, 0), value)), float(max(min(high, 1), value))
 
 def _interval(low: float, high: float, method: str, metric: str, unit: np.ndarray, k: int) -> dict:
-    whole = metric in ("roc_auc", "average_precision", "macro_f1", "accuracy", "ece", "brier")
+    whole = not metric.startswith(("precision_", "recall_", "f1_"))
     return {"low": low, "high": high, "level": LEVEL, "method": method, "unit": "bout",
             "n_units": len(np.unique(unit)) if whole else k, "n_deciding": k}
 
-# %% ../nbs/04b_metrics.ipynb #04b-033
+# %% ../nbs/04b_metrics.ipynb #04b-035
 def intervals(
     is_tail: np.ndarray,   # (n,) bool
     prob_tail: np.ndarray, # (n,) float, 0..1
@@ -323,7 +354,7 @@ def intervals(
             none[m] = "it does not scatter"
     return out, none
 
-# %% ../nbs/04b_metrics.ipynb #04b-040
+# %% ../nbs/04b_metrics.ipynb #04b-042
 def coin_scores(
     is_tail: np.ndarray, # (n,) bool
     rate: float = 0.5,   # how often it says tail, 0..1
@@ -345,7 +376,7 @@ def coin_scores(
     absent = {m for m in not_computed(is_tail, np.full(n, 0.5)) if m not in never} | {m for m in never if rate == never[m]}
     return {m: scores[m] for m in METRICS if m in scores and m not in absent}
 
-# %% ../nbs/04b_metrics.ipynb #04b-042
+# %% ../nbs/04b_metrics.ipynb #04b-044
 def trivial_scores(
     is_tail: np.ndarray, # (n,) bool
 ) -> dict[str, dict[str, float]]:
@@ -353,7 +384,7 @@ def trivial_scores(
     n = len(is_tail)
     return {"always_ear": point_metrics(is_tail, np.zeros(n)), "always_tail": point_metrics(is_tail, np.ones(n)), "coin": coin_scores(is_tail)}
 
-# %% ../nbs/04b_metrics.ipynb #04b-045
+# %% ../nbs/04b_metrics.ipynb #04b-047
 METADATA = {"hour": True, "day": True, "camera_id": True,                # a deployed system has them
             "group": False, "pen_location": False, "duration_sec": False} # it has not
 
@@ -366,7 +397,12 @@ def metadata_table(
         out[f] = events[f].astype(float) if f == "duration_sec" else events[f].astype(str)
     return pd.DataFrame(out, index=events.index)
 
-# %% ../nbs/04b_metrics.ipynb #04b-047
+# %% ../nbs/04b_metrics.ipynb #04b-049
+def metadata_fields(train: pd.DataFrame, table: pd.DataFrame, deployable: bool = False) -> list[str]:
+    "Name the fields that both tables have."
+    known, asked = metadata_table(train), metadata_table(table)
+    return [f for f, has in METADATA.items() if f in known and f in asked and (has or not deployable)]
+
 def metadata_baseline(
     train: pd.DataFrame,          # training side, with `behavior`
     table: pd.DataFrame,          # the events that the model is scored on
@@ -383,7 +419,7 @@ def metadata_baseline(
     train = train[train["copy"] == 0] if "copy" in train else train
     train = train[train["behavior"].isin(CLASSES)]
     known, asked = metadata_table(train), metadata_table(table)
-    use = [f for f, has in METADATA.items() if f in known and f in asked and (has or not deployable)]
+    use = metadata_fields(train, table, deployable)
     if train["behavior"].nunique() < 2 or not use:
         raise UserError("nothing to learn from", where="metadata baseline", remedy="the training table needs both classes and at least one field of METADATA")
     names = [f for f in use if f not in ("hour", "duration_sec")]
@@ -393,7 +429,7 @@ def metadata_baseline(
     model = make_pipeline(encode, trees).fit(known[use], train["behavior"] == "tail")
     return model.predict_proba(asked[use])[:, 1], use
 
-# %% ../nbs/04b_metrics.ipynb #04b-050
+# %% ../nbs/04b_metrics.ipynb #04b-052
 def exchange_bouts(
     is_tail: np.ndarray,      # (n,) bool
     unit: np.ndarray,         # (n,) int, bout of each event, 0 ..
@@ -420,7 +456,7 @@ def exchange_bouts(
     labels[:, order] = np.asarray(is_tail, bool)[order][first[taken] + place % size[taken]]
     return labels
 
-# %% ../nbs/04b_metrics.ipynb #04b-052
+# %% ../nbs/04b_metrics.ipynb #04b-054
 def permutation_null(
     is_tail: np.ndarray,   # (n,) bool
     prob_tail: np.ndarray, # (n,) float, 0..1
@@ -448,7 +484,7 @@ def permutation_test(is_tail: np.ndarray, prob_tail: np.ndarray, bout: np.ndarra
     observed = point_metrics(is_tail, prob_tail)["roc_auc"]
     return {"metric": "roc_auc", "p_value": float((1 + (null >= observed - 1e-12).sum()) / (1 + len(null))), "n": len(null)}
 
-# %% ../nbs/04b_metrics.ipynb #04b-057
+# %% ../nbs/04b_metrics.ipynb #04b-059
 def roc_band(
     is_tail: np.ndarray,   # (n,) bool
     prob_tail: np.ndarray, # (n,) float, 0..1
@@ -471,7 +507,7 @@ def roc_band(
     low, high = np.nanquantile(curves, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return pd.DataFrame({"fpr": at, "tpr": curve(np.ones(n_units)), "low": low, "high": high})
 
-# %% ../nbs/04b_metrics.ipynb #04b-058
+# %% ../nbs/04b_metrics.ipynb #04b-060
 def roc_figure(
     band: pd.DataFrame, # of `roc_band`
     title: str = "",
@@ -489,7 +525,167 @@ def roc_figure(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/04b_metrics.ipynb #04b-062
+# %% ../nbs/04b_metrics.ipynb #04b-064
+def risk_coverage(
+    is_tail: np.ndarray,   # (n,) bool
+    prob_tail: np.ndarray, # (n,) float, 0..1
+    bout: np.ndarray,      # (n,) bout of each event
+    *,
+    n_boot: int = 500,
+    seed: int = 0,
+    points: int = 20,      # steps of coverage
+) -> pd.DataFrame: # coverage, risk, low, high, always_ear: shares 0..1
+    "Compute the share of wrong answers among the events a model is most sure of, with its band over resampled bouts."
+    y, p, unit = np.asarray(is_tail, bool), np.asarray(prob_tail, float), bout_codes(bout)
+    sure, wrong, at = np.maximum(p, 1 - p), (p >= 0.5) != y, np.linspace(0, 1, points + 1)[1:]
+    order = np.argsort(-sure, kind="stable")
+    last = np.flatnonzero(np.r_[np.diff(sure[order]) != 0, True])  # events of the same sureness are answered together
+
+    def curve(weight, bad):
+        kept, errors = (np.r_[0, (weight[order] * x).cumsum()[last]] for x in (np.ones(len(y)), bad[order]))
+        return np.interp(at * kept[-1], kept, errors) / (at * kept[-1])
+
+    rng, n_units = np.random.default_rng(seed), unit.max() + 1
+    draws = [curve(np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[unit], wrong) for _ in range(n_boot)]
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    one = np.ones(len(y))
+    return pd.DataFrame({"coverage": at.round(4), "risk": curve(one, wrong), "low": low, "high": high, "always_ear": curve(one, y)})
+
+# %% ../nbs/04b_metrics.ipynb #04b-065
+def risk_figure(
+    curve: pd.DataFrame, # of `risk_coverage`
+):
+    "Draw risk against coverage, with the errors of *always ear* on the same events."
+    import matplotlib.pyplot as plt
+    figure = plt.figure(figsize=(4.8, 3.2), dpi=80, layout="constrained")
+    ax = figure.subplots()
+    ax.fill_between(curve["coverage"], curve["low"], curve["high"], color=COLOUR["tail"], alpha=0.2, lw=0, label=f"{100 * LEVEL:g} % of resampled bouts")
+    ax.plot(curve["coverage"], curve["risk"], color=COLOUR["tail"], label="this model")
+    ax.plot(curve["coverage"], curve["always_ear"], color="#444444", lw=1.2, ls="--", label="always ear, on the same events")
+    ax.set(xlabel="share of the events answered, the surest first", ylabel="wrong among those answered", xlim=(0, 1), ylim=(0, None))
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    plt.close(figure)  # it is shown where it is returned, once
+    return figure
+
+# %% ../nbs/04b_metrics.ipynb #04b-069
+def read_left_out(
+    path: str | os.PathLike | pd.DataFrame, # predictions of events that are neither ear nor tail
+) -> pd.DataFrame:
+    "Read predictions of the behaviours that were left out, and check their probabilities."
+    t, where = (path.reset_index(drop=True), "left out") if isinstance(path, pd.DataFrame) else (read_table(path,
+        need=("true_label", "prob_ear", "prob_tail"), integer=_WHOLE, number=_REAL), Path(path))
+    if known := [c for c in CLASSES if (t["true_label"] == c).any()]:
+        raise UserError(f"holds {known[0]} events", where=where, remedy="keep ear and tail out of it: they are scored as usual")
+    two = t[["prob_ear", "prob_tail"]]
+    wrong = ~(two.ge(0).all(axis=1) & two.le(1).all(axis=1) & ((two.sum(axis=1) - 1).abs() <= TOLERANCE))
+    if wrong.any():
+        row = int(wrong.to_numpy().argmax())
+        raise UserError(f"{two.iloc[row].tolist()} are no two probabilities that sum to 1", where=f"{where}, line {row + 2}",
+                        remedy="correct the table, or write it again")
+    return t
+
+def unfamiliarity(t: pd.DataFrame) -> dict[str, np.ndarray]: # name of the score -> (n,), higher: less familiar
+    "Score how unfamiliar each event is: by maximum probability, and by energy where the table has logits."
+    out = {"maximum probability": -t[["prob_ear", "prob_tail"]].max(axis=1).to_numpy(float)}
+    if {"logit_ear", "logit_tail"} <= set(t):
+        out["energy"] = -np.logaddexp(t["logit_ear"].to_numpy(float), t["logit_tail"].to_numpy(float))
+    return out
+
+# %% ../nbs/04b_metrics.ipynb #04b-070
+def left_out_scores(
+    table: pd.DataFrame,    # predictions of ear and tail events
+    left_out: pd.DataFrame, # of `read_left_out`
+    *,
+    n_boot: int = 1000,
+) -> list[dict]: # a row a behaviour and score: behaviour, events, called_tail, score, roc_auc, low, high, note
+    "Ask each score of unfamiliarity whether it sets the behaviours left out apart from ear and tail."
+    from scipy.stats import rankdata
+    known, rows = unfamiliarity(table), []
+    bouts = table["bout_id"].astype(str).to_numpy() if "bout_id" in table else np.arange(len(table)).astype(str)
+    names = sorted(left_out["true_label"].unique())
+    for name in [*names, "all of them"] if len(names) > 1 else names:
+        part = left_out if name == "all of them" else left_out[left_out["true_label"] == name]
+        own = [str(b) if b else f"alone {k}" for k, b in enumerate(part.get("bout_id", pd.Series("", part.index)))]
+        for score, new in unfamiliarity(part).items():
+            if score in known:
+                both, out = np.concatenate([known[score], new]), np.arange(len(table) + len(part)) >= len(table)
+                rank = rankdata(both) / (len(both) + 1)
+                found, none = intervals(out, rank, np.concatenate([bouts, own]), n_boot=n_boot)
+                ends = found.get("roc_auc", {"low": None, "high": None})
+                rows.append({"behaviour": name, "events": len(part), "called_tail": int((part["prob_tail"] >= 0.5).sum()), "score": score,
+                             "roc_auc": point_metrics(out, rank)["roc_auc"], "low": ends["low"], "high": ends["high"], "note": none.get("roc_auc", "")})
+    return rows
+
+# %% ../nbs/04b_metrics.ipynb #04b-074
+def repeated_values(
+    prob: np.ndarray,      # probabilities of tail, 0..1
+    decimals: int = 4,
+    times: int = 3,        # a value counts as repeated from here on
+) -> dict: # {n, decimals, times, repeated, most, saturated, expected, p_value}
+    "Count the values that occur three times or more, beside what a smooth density gives by chance."
+    from scipy.special import ndtr
+    from scipy.stats import binom, poisson
+    prob = np.asarray(prob, float)
+    flat = (prob < 0.0005) | (prob > 0.9995)
+    loose = prob[~flat]
+    _, count = np.unique(np.round(loose, decimals), return_counts=True)
+    facts = {"n": len(prob), "decimals": decimals, "times": times, "repeated": int((count >= times).sum()), "most": int(count.max(initial=0)),
+             "saturated": int(flat.sum()), "expected": None, "p_value": None}
+    if len(count) < 3:
+        return facts
+    edge, width = np.arange(-0.5, 10**decimals + 1) / 10**decimals, loose.std(ddof=1) * len(loose) ** -0.2  # Scott's width
+    mass = np.diff(np.mean([ndtr((edge - p) / width) for p in loose], axis=0))
+    expected = float(binom.sf(times - 1, len(loose), mass / mass.sum()).sum())
+    return facts | {"expected": round(expected, 2), "p_value": float(poisson.sf(facts["repeated"] - 1, expected))}
+
+# %% ../nbs/04b_metrics.ipynb #04b-078
+def between_share(
+    score: np.ndarray, # (n,)
+    cell: np.ndarray,  # (n,) video of each event
+) -> float: # 0..1; NaN for fewer than two cells, or no cell with two events
+    "Give the share of the scatter that lies between cells (one-way intraclass correlation, not below 0)."
+    code = pd.factorize(np.asarray(cell))[0]
+    size = np.bincount(code)
+    k, n = len(size), len(score)
+    if k < 2 or n <= k:
+        return float("nan")
+    mean = np.bincount(code, score) / size
+    between = (size * (mean - score.mean()) ** 2).sum() / (k - 1)
+    inside = ((score - mean[code]) ** 2).sum() / (n - k)
+    usual = (n - (size**2).sum() / n) / (k - 1)
+    total = between + (usual - 1) * inside
+    return float(max((between - inside) / total, 0)) if total > 0 else float("nan")
+
+def between_test(
+    score: np.ndarray, # (n,), one a bout: its events are alike for good reasons
+    cell: np.ndarray,  # (n,) video of each bout
+    *,
+    n_perm: int = 500, seed: int = 0,
+) -> dict: # share, p_value, n_cells; None where it cannot be computed
+    "Test whether more of the scatter lies between cells than moving bouts at random would leave there."
+    value, rng = between_share(score, cell), np.random.default_rng(seed)
+    if not np.isfinite(value):
+        return {"share": None, "p_value": None, "n_cells": len(set(cell))}
+    null = np.array([between_share(score, rng.permutation(cell)) for _ in range(n_perm)])
+    return {"share": value, "p_value": float((1 + (null >= value - 1e-12).sum()) / (1 + n_perm)), "n_cells": len(set(cell))}
+
+# %% ../nbs/04b_metrics.ipynb #04b-081
+class Live:
+    "A widget in JupyterLab; a still picture in an executed report."
+    def __init__(self,
+                 widget,        # of ipywidgets
+                 still: bytes,  # PNG of what the widget shows first
+                 words: str,    # where neither can be shown
+                ):
+        self.widget, self.still, self.words = widget, still, words
+    def _repr_mimebundle_(self, include=None, exclude=None, **kwargs) -> dict:
+        from base64 import b64encode
+        picture = {"text/plain": self.words, "image/png": b64encode(self.still).decode()}
+        batch = os.environ.get("IN_TEST")  # set for every notebook that is executed for a page or a test
+        return picture if batch else {**self.widget._repr_mimebundle_(), **picture}
+
+# %% ../nbs/04b_metrics.ipynb #04b-084
 FIELD_WORDS = {"hour": "hour", "day": "day", "camera_id": "camera",
                "group": "group", "pen_location": "place in the pen", "duration_sec": "duration"}
 USEFUL_AUC = 0.70  # an interval that reaches this high does not rule a useful model out
@@ -509,19 +705,20 @@ def verdict(
     s: dict, # of `summarise`, or a metrics.json
 ) -> str: # a few sentences, of which the first stands alone
     "Say in plain words what the figures show and what they do not."
-    i, better = s["intervals"].get("roc_auc"), "this model ranks tail above ear better than a coin"
-    figures = f"(ROC AUC {s['metrics']['roc_auc']:.3f}, {_span(i)} over {i['n_units']} bouts, {_count(s['support']['tail'], 'tail event')})" if i else ""
+    i, better = s["intervals"].get("roc_auc"), "this model tells tail-sucking from ear-sucking better than a coin"
+    pairs = f"it puts the tail event first in {100 * s['metrics']['roc_auc']:.0f} of 100 tail–ear pairs" if i else ""
+    figures = f"({pairs}: ROC AUC {s['metrics']['roc_auc']:.3f}, {_span(i)} over {i['n_units']} bouts, {_count(s['support']['tail'], 'tail event')})" if i else ""
     known = f", and better than {_metadata(s)}" if s["differences"] else "; nothing is known of metadata alone, as no training table was given"
     first = {
         "undecided": lambda: _undecided(s),
-        "worse": lambda: f"Worse than a coin: this model ranks tail below ear {figures}; look for swapped labels, or for a shortcut that turns round here.",
+        "worse": lambda: f"Worse than a coin: this model has tail-sucking and ear-sucking the wrong way round {figures}; look for swapped labels, or for a shortcut that turns round here.",
         "at_chance": lambda: _at_chance(s, figures),
         "not_beyond_metadata": lambda: f"Not shown to see the behaviour: {better} {figures}, but not better than {_metadata(s)}.",
         "above_chance": lambda: f"Better than chance: {better} {figures}{known}.",
     }[call(s)]()
     return " ".join([first, *_at_threshold(s)])
 
-# %% ../nbs/04b_metrics.ipynb #04b-064
+# %% ../nbs/04b_metrics.ipynb #04b-086
 def _count(n: int, noun: str) -> str: return f"{n:,} {noun}{'' if n == 1 else 's'}"
 def _span(i: dict) -> str: return f"{100 * i['level']:g} % interval {i['low']:.2f}–{i['high']:.2f}"
 
@@ -529,18 +726,18 @@ def _undecided(s: dict) -> str:
     if "roc_auc" in s["absent"]:
         return f"Cannot be told: {s['absent']['roc_auc']} among the {_count(s['n'], 'event')}, so nothing can be said about telling ear from tail."
     ear, tail = (_count(s["support"][c], f"{c} event") for c in CLASSES)
-    return (f"Cannot be told: with {tail} and {ear} it is open whether this model ranks tail above ear better than a coin "
+    return (f"Cannot be told: with {tail} and {ear} it is open whether this model tells tail-sucking from ear-sucking better than a coin "
             f"(ROC AUC {s['metrics']['roc_auc']:.3f}, no interval: {s['no_interval']['roc_auc']}).")
 
 def _at_chance(s: dict, figures: str) -> str:
     also = f"; {_metadata(s)} without any video" if s["differences"] else ""
     i, tail = s["intervals"]["roc_auc"], _count(s["support"]["tail"], "tail event")
     if i["low"] <= 0.5 and i["high"] < USEFUL_AUC:
-        return f"At chance: this model ranks tail above ear no better than a coin {figures}{also}."
-    return (f"At chance, as far as {tail} can tell: this model is not shown to rank tail above ear better than a coin {figures}, "
+        return f"At chance: this model tells tail-sucking from ear-sucking no better than a coin {figures}{also}."
+    return (f"At chance, as far as {tail} can tell: this model is not shown to tell tail-sucking from ear-sucking better than a coin {figures}, "
             f"nor is a useful model ruled out{also}.")
 
-# %% ../nbs/04b_metrics.ipynb #04b-065
+# %% ../nbs/04b_metrics.ipynb #04b-087
 def _metadata(s: dict) -> str:
     "Name the metadata baseline that is hardest to beat, and what it reaches."
     name = min(s["differences"], key=lambda k: s["differences"][k]["low"])
@@ -565,7 +762,7 @@ def _at_threshold(s: dict) -> list[str]:
         out.append(f"It found {tt} of {_count(te + tt, 'tail event')} and called {et} of {_count(ee + et, 'ear event')} tail.")
     return out
 
-# %% ../nbs/04b_metrics.ipynb #04b-067
+# %% ../nbs/04b_metrics.ipynb #04b-089
 def paired_difference(
     is_tail: np.ndarray, # (n,) bool
     prob: np.ndarray,    # (n,) P(tail) of the model
@@ -587,7 +784,7 @@ def paired_difference(
     return {"metric": metric, "value": value, "low": low, "high": high, "level": LEVEL, "method": "paired " + METHOD,
             "unit": "bout", "n_units": int(unit.max()) + 1}
 
-# %% ../nbs/04b_metrics.ipynb #04b-070
+# %% ../nbs/04b_metrics.ipynb #04b-092
 def summarise(
     table: pd.DataFrame, # of `read_predictions`
     *,
@@ -605,7 +802,7 @@ def summarise(
          "confusion_matrix": [[int((row & ~said).sum()), int((row & said).sum())] for row in (~is_tail, is_tail)],
          "intervals": {}, "no_interval": {m: "the bouts are not known: give the manifest" for m in METRICS},
          "baselines": {**trivial_scores(is_tail), "coin_same_rate": coin_scores(is_tail, float(said.mean()))},
-         "metadata_fields": {}, "differences": {}, "permutation": None, "definitions": DEFINITIONS}
+         "metadata_fields": {}, "no_baseline": {}, "differences": {}, "permutation": None, "definitions": DEFINITIONS}
     if bout is not None:
         s["intervals"], s["no_interval"] = intervals(is_tail, prob, bout, n_boot=n_boot, seed=seed)
     if "roc_auc" in s["intervals"]:
@@ -613,6 +810,9 @@ def summarise(
     if train is not None:
         train = train if isinstance(train, pd.DataFrame) else read_part(train)
         for name, deployable in (("metadata_deployable", True), ("metadata_all", False)):
+            if not metadata_fields(train, table, deployable):
+                s["no_baseline"][name] = "the events are not known: give the manifest"
+                continue
             other, s["metadata_fields"][name] = metadata_baseline(train, table, deployable=deployable)
             s["baselines"][name] = point_metrics(is_tail, other)
             if "roc_auc" in s["intervals"]:

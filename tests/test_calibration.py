@@ -1,5 +1,6 @@
 "08_calibration: fitted on validation, told on test, and refused where it would only hide that nothing was learnt."
 import json
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -7,15 +8,26 @@ import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from crosssuck.calibration import (
+    TARGETS,
     Scaling,
+    Target,
     adaptive_ece,
     at_threshold,
     calibrate,
+    changed_sides,
     choose_threshold,
     cliff,
+    counts_at,
+    february_table,
     fit_scaling,
     log_loss,
+    loss_change,
+    prior_correction,
+    read_target,
     reliability,
+    target_interval,
+    target_table,
+    threshold_slider,
     threshold_table,
 )
 from crosssuck.core import UserError, read_json
@@ -52,6 +64,28 @@ def test_e1_has_a_cliff_and_no_calibration(lab, tmp_path):
     assert len(table) == 17 and (table.tail_recall[:0.35] == 1).all() and (table.tail_recall[0.55:] == 0).all()
     assert table.tail_recall[0.5] == pytest.approx(8 / 38) and table.macro_f1[0.5] == pytest.approx(0.538, abs=5e-4)
     assert "cliff" in (tmp_path / "calibration.html").read_text()
+
+
+@pytest.mark.lab
+def test_e1_in_the_shape_of_section_7(lab, tmp_path):
+    table = pd.read_csv(lab / "E1/predictions_val.csv")
+    printed = february_table(table).set_index("Threshold")
+    assert printed.index.tolist() == ["0.10–0.35", "0.40", "0.45", "0.50", "0.55", "0.60+"]
+    assert printed.loc["0.50"].tolist() == ["21%", "0.89", "0.538"] and printed.loc["0.10–0.35"].tolist() == ["100%", "0.00", "0.095"] and printed.loc["0.60+"].tolist() == ["0%", "0.94", "0.472"]
+    result = calibrate(lab / "E1/predictions_val.csv", out=tmp_path, manifest=lab / "val_v4.csv", n_boot=200)
+    assert result["sentences"][1].startswith("On validation: a cliff: between the thresholds 0.42 and 0.49")
+    page = (tmp_path / "calibration.html").read_text()
+    assert page.index("Leave the scores as they are") < page.index("What every threshold gives") < page.index("0.10–0.35")
+    assert all(c["refused"] for c in result["targets"]) and len(result["targets"]) == 4
+
+
+def test_the_february_table_of_groups_4_and_5_to_its_digits():
+    "The report's figures fix the counts at each threshold; a table with these counts prints the report's table."
+    counts = {"tail": (3, 6, 3), "ear": (25, 66, 38)}
+    table = pd.DataFrame([(c, p) for c, n in counts.items() for p, k in zip((0.44, 0.47, 0.51), n, strict=True) for _ in range(k)], columns=["true_label", "prob_tail"])
+    assert february_table(table).to_numpy().tolist() == [["0.10–0.40", "100%", "0.00", "0.078"], ["0.45", "75%", "0.32", "0.231"], ["0.50", "25%", "0.79", "0.454"], ["0.55+", "0%", "0.96", "0.478"]]
+    assert "cliff" in cliff(table)["sentence"]
+    assert set(february_table(table[table.true_label == "ear"])["Tail Recall"]) == {"–"}  # absent, not 0
 
 
 @pytest.mark.lab
@@ -128,6 +162,133 @@ def test_threshold_moved_to_one_half_is_the_same_threshold(halves):
 def test_chosen_threshold_beats_every_other_on_validation(halves):
     best = threshold_table(halves[0], [choose_threshold(halves[0])]).macro_f1[0]
     assert best >= threshold_table(halves[0], np.linspace(0, 1, 501)).macro_f1.max() - 1e-12
+
+
+# a threshold for a purpose
+
+@pytest.mark.parametrize("text", TARGETS)
+def test_a_target_is_served_best_on_validation(halves, text):
+    target, table = read_target(text), halves[0]
+    cut = choose_threshold(table, target)
+    got = target.figure(*counts_at(table, cut))[0]
+    every = target.figure(*counts_at(table, np.linspace(0, 1, 2001)))
+    if target.kind == "recall":
+        reached = np.linspace(0, 1, 2001)[every >= target.value]
+        alarms = [counts_at(table, c)[1][0] for c in (cut, reached.max())]
+        assert got >= target.value and alarms[0] <= alarms[1]  # the fewest false alarms that reach it
+    else:
+        assert got <= np.nanmin(every) + 1e-12 if target.kind == "cost" else got >= np.nanmax(every) - 1e-12
+
+
+def test_counts_are_those_of_the_table(halves):
+    for cut in (0, 0.2, 0.5, 0.9, 1):
+        call, y = halves[0].prob_tail >= cut, halves[0].true_label == "tail"
+        assert [int(x[0]) for x in counts_at(halves[0], cut)] == [(call & y).sum(), (call & ~y).sum(), (~call & y).sum(), (~call & ~y).sum()]
+
+
+def test_dearer_misses_lower_the_threshold(halves):
+    cuts = [choose_threshold(halves[0], Target("cost", c)) for c in (0.2, 1, 5, 50)]
+    assert cuts == sorted(cuts, reverse=True) and cuts[0] > cuts[-1]
+    assert choose_threshold(halves[0], Target("f_beta", 4)) <= choose_threshold(halves[0], Target("f_beta", 0.25))
+
+
+def test_f_beta_agrees_with_scikit_learn(halves):
+    from sklearn.metrics import fbeta_score
+    for beta in (0.5, 1, 2):
+        assert Target("f_beta", beta).figure(*counts_at(halves[0], 0.4))[0] == pytest.approx(fbeta_score(halves[0].true_label == "tail", halves[0].prob_tail >= 0.4, beta=beta))
+
+
+@pytest.mark.parametrize("text", ["recall=1.2", "recall", "cost=0", "f_beta=-1", "macro_f1=2", "accuracy", "cost=much"])
+def test_what_is_no_target(text):
+    with pytest.raises(UserError, match="is no target; use macro_f1, f_beta=2"):
+        read_target(text)
+
+
+def test_the_interval_of_a_target_holds_the_truth():
+    "Many studies from one law: how often does the interval of the recall at a threshold hold the true recall?"
+    rng, hits = np.random.default_rng(0), []
+    truth = NormalDist().cdf(0.2)
+    for _ in range(150):
+        bout = np.repeat(np.arange(160), rng.geometric(0.48, 160))
+        tail = (rng.random(160) < 0.25)[bout]
+        score = 0.7 * rng.normal(size=160)[bout] + 0.714 * rng.normal(size=len(bout)) + 1.2 * tail - 1.0
+        t = pd.DataFrame({"true_label": np.where(tail, "tail", "ear"), "prob_tail": 1 / (1 + np.exp(-score)), "bout_id": bout.astype(str)})
+        ends = target_interval(t, 0.5, Target("recall", 0.8), n_boot=300)
+        hits.append(ends[0] <= truth <= ends[1])
+    assert np.mean(hits) > 0.89
+
+
+def test_intervals_of_targets_need_bouts(halves):
+    few = halves[0][halves[0].bout_id.isin(halves[0].bout_id[halves[0].true_label == "tail"].unique()[:6])]
+    assert target_interval(few, 0.5, Target("recall", 0.8), n_boot=50) is None
+    low, high = target_interval(halves[0], 0.5, Target("cost", 5), n_boot=200)
+    assert low < Target("cost", 5).figure(*counts_at(halves[0], 0.5))[0] < high
+
+
+def test_targets_are_chosen_on_validation_and_told_on_test(halves, tmp_path):
+    result = calibrate(*halves, tmp_path, targets=("recall=0.9", "cost=3"), n_boot=200)
+    first = result["targets"][0]
+    assert result["threshold"] == first["value"] == choose_threshold(halves[0], Target("recall", 0.9)) and result["sentences"][0].startswith(f"The threshold {first['value']:.2f} (tail recall at least 0.9)")
+    assert first["aimed"]["validation"]["value"] >= 0.9 and first["aimed"]["test"]["low"] <= first["aimed"]["test"]["value"] <= first["aimed"]["test"]["high"]
+    assert target_table(result)["gives on test"].str.contains(" to ").all() and "tail recall at least 0.9" in (tmp_path / "calibration.html").read_text()
+
+
+# the prior
+
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.8])
+def test_the_prior_correction_undoes_a_change_of_the_mix(events, kept):
+    "Take ears away at random, as balanced sampling does: the posterior moves by exactly the prior's log-odds."
+    table = tiny_predictions(events, 0.9, seed=1)
+    rng = np.random.default_rng(0)
+    honest = table.assign(true_label=np.where(rng.random(len(table)) < table.prob_tail, "tail", "ear"))
+    true = (honest.true_label == "tail").mean()
+    drawn = true / (true + kept * (1 - true))
+    odds = honest.prob_tail / (1 - honest.prob_tail) / kept  # what a model trained on that mix would say
+    moved = honest.assign(prob_tail=odds / (1 + odds), prob_ear=1 / (1 + odds))
+    assert np.allclose(prior_correction(drawn, true)(moved).prob_tail, honest.prob_tail)
+    assert prior_correction(0.5, 0.5).offset == 0
+    with pytest.raises(UserError, match="the true share of tails is 1"):
+        prior_correction(0.5, 1)
+
+
+def test_the_prior_needs_to_know_what_training_drew(halves, tmp_path):
+    unknown = calibrate(halves[0], n_boot=100)["corrections"]["prior"]
+    assert "what training drew is not known" in unknown["refused"] and unknown["after"] == {}
+    known = calibrate(*halves, drawn_share=0.5, n_boot=100)
+    share = (halves[0].true_label == "tail").mean()
+    assert known["corrections"]["prior"]["offset"] == pytest.approx(np.log(share / (1 - share)))
+    assert any(s.startswith("Prior correction (shift ") for s in known["sentences"])
+    halves[0].to_csv(tmp_path / "predictions_agg.csv", index=False)
+    for text, drawn in (("loss: {balanced_sampling: true, class_weights: none}", 0.5), ("loss: {balanced_sampling: true, class_weights: inv_sqrt}", None), ("loss: {balanced_sampling: false}", None)):
+        (tmp_path / "config.yaml").write_text(text)
+        assert calibrate(tmp_path / "predictions_agg.csv", n_boot=50)["corrections"]["prior"].get("drawn_share") == drawn
+
+
+def test_the_change_of_the_log_loss_is_a_difference_with_an_interval(halves):
+    fit = fit_scaling(halves[0], "platt")
+    change = loss_change(halves[1], fit(halves[1]), 300)
+    assert change["value"] == pytest.approx(log_loss(fit(halves[1])) - log_loss(halves[1])) and change["low"] < change["value"] < change["high"]
+    assert loss_change(halves[1], halves[1], 50) == {"value": 0, "low": None, "high": None}
+
+
+# the slider
+
+def test_the_slider_moves_the_matrix_and_names_who_changed_sides(halves, monkeypatch):
+    monkeypatch.setenv("IN_TEST", "1")
+    live = threshold_slider(halves[0])
+    slider, picture, words = live.widget.children
+    before = picture.value
+    slider.value = 0.2
+    moved = changed_sides(halves[0], 0.5, 0.2)
+    assert len(moved) == halves[0].prob_tail.between(0.2, 0.5, inclusive="left").sum() and set(moved["now called"]) == {"tail"}
+    assert f"<b>{len(moved)} events changed sides" in words.value and picture.value != before
+    right = (moved["true"] == "tail").sum()
+    assert f"{right} are right now, {len(moved) - right} are wrong now" in words.value
+    slider.value = 0.5
+    assert set(changed_sides(halves[0], 0.2, 0.5)["now called"]) == {"ear"} and f"<b>{len(moved)} events" in words.value
+    assert sorted(live._repr_mimebundle_()) == ["image/png", "text/plain"]
+    monkeypatch.delenv("IN_TEST")
+    assert "application/vnd.jupyter.widget-view+json" in live._repr_mimebundle_()
 
 
 def test_certain_probabilities_are_no_error():

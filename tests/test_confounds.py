@@ -8,16 +8,23 @@ from crosssuck.confounds import (
     COLUMNS,
     PICTURES,
     Shown,
+    all_events,
+    around_row,
     ask_again,
+    background_draws,
     background_row,
-    between_share,
     colour_row,
     confounds,
+    duplicate_row,
     film_rows,
+    forest,
     free_stretches,
+    group_rows,
     leak_row,
+    logo_rows,
     over_bouts,
     panel_words,
+    probe_rows,
     purity_row,
     rank_auc,
     repeat_row,
@@ -49,9 +56,23 @@ def test_january_diagnostics_of_e1(lab, tmp_path):
     assert panel.figure["hour, day and camera alone (no picture)"] > 0.65 and panel.doubt["hour, day and camera alone (no picture)"]
     assert panel.doubt["leaks between training and validation"]  # the lab's bouts end where a file ends
     assert panel.n["the model, all pairs"] == 361
+    assert panel.figure["events repeated word for word"] == 8 and not panel.doubt["events repeated word for word"]
+    assert panel.figure["validation events during the other behaviour"] == pytest.approx(6 / 361)
+    assert "between videos" in panel.means["spread of the scores, between videos and within"] and "within a video" in panel.means["spread of the scores, between videos and within"]
+    assert [w for w in panel.index if w.startswith("group ") and "right at" in w] == [f"group {g}: right at 0.5, against always ear" for g in (1, 2, 3, 6)]
     page = (tmp_path / "confounds.html").read_text()
     events = pd.read_csv(lab / "val_v4.csv", dtype=str)
     assert not [w for w in {*events.video_filename, *events.video_path} if w in page]
+
+
+@pytest.mark.lab
+def test_every_group_of_the_lab_is_left_out(lab):
+    from crosssuck.splits import read_part
+    every = all_events(read_part(lab / "train_v4.csv"), read_part(lab / "val_v4.csv"), lab / "test_ood_v4.csv")
+    rows = {r["what"]: r for r in logo_rows(every, None, 200)}
+    assert len(every) == 1876 and [rows[f"group {g} left out: metadata"]["n"] for g in range(1, 7)] == [666, 227, 331, 68, 73, 511]
+    assert rows["group 4 left out: metadata"]["low"] is None and rows["group 4 left out: metadata"]["figure"] is not None  # six tails are a point, not an interval
+    assert 0.5 < rows["each group left out: metadata, pairs of one group"]["figure"] < 0.7
 
 
 # the statistics
@@ -80,13 +101,6 @@ def test_interval_over_bouts_is_wider_than_over_events():
     assert width[0] > 1.6 * width[1]
 
 
-@pytest.mark.parametrize(("between", "share"), [(0.0, 0.0), (1.0, 0.5), (3.0, 0.9)])
-def test_share_between_cells_is_found(between, share):
-    rng = np.random.default_rng(1)
-    cell = np.repeat(np.arange(200), 4)
-    assert between_share(between * rng.normal(size=200)[cell] + rng.normal(size=800), cell) == pytest.approx(share, abs=0.07)
-
-
 @pytest.mark.parametrize("seed", range(20))
 def test_free_stretches_touch_no_event(seed):
     rng = np.random.default_rng(seed)
@@ -102,9 +116,9 @@ def test_free_stretches_touch_no_event(seed):
 
 
 def test_repeats_agree_with_the_report(sides):
-    from crosssuck.eval import repeated_values
+    from crosssuck.metrics import repeated_values
     table = tiny_predictions(sides[1], 0.6).assign(prob_tail=lambda t: 0.45 + t.prob_tail / 20)
-    row, facts = repeat_row(table), repeated_values(table.prob_tail)
+    row, facts = repeat_row(table, sides[1]), repeated_values(table.prob_tail)
     assert row["figure"] == facts["repeated"] and f"gives {facts['expected']:.1f} by chance" in row["means"]
 
 
@@ -116,10 +130,55 @@ def test_leaks_and_purity_are_seen(sides):
     assert purity_row(whole)["figure"] == 0 and not purity_row(whole)["doubt"]
 
 
+def test_duplicates_cast_doubt_only_across_the_sides(sides):
+    train, val = sides
+    twice = val.iloc[[0]].assign(event_idx=90_001)
+    within, across = duplicate_row(train, pd.concat([val, twice], ignore_index=True)), duplicate_row(pd.concat([train, twice], ignore_index=True), val)
+    assert (within["figure"], within["doubt"]) == (1, False) and across["figure"] >= 1 and across["doubt"]
+
+
+# group by group
+
+def test_a_group_is_set_against_its_own_class_balance(sides):
+    val = sides[1]
+    sure = tiny_predictions(val, 0.99, seed=1)
+    flat = sure.assign(prob_tail=0.9, prob_ear=0.1)
+    for r, (_, part) in zip(group_rows(flat, val, 200), val.groupby("group"), strict=True):
+        share = (part.behavior == "tail").mean()
+        assert r["figure"] == pytest.approx(share) and r["line"] == pytest.approx(max(share, 1 - share)) and r["doubt"] == (r["high"] is not None and r["high"] < r["line"])
+    assert any(r["doubt"] for r in group_rows(flat, val, 200)) and not any(r["doubt"] for r in group_rows(sure, val, 200))
+    ears = val[(val.group != 1) | (val.behavior == "ear")].reset_index(drop=True)
+    assert "no tail event" in group_rows(tiny_predictions(ears, 0.9), ears, 50)[0]["means"]
+
+
+def test_folds_without_a_class_or_a_run_are_named(sides, tmp_path):
+    every = all_events(*sides, None)
+    every = every[~((every.group == 2) & (every.behavior == "tail"))].reset_index(drop=True)
+    for g, part in every[every.group != 6].groupby("group"):
+        for s in (0, 1):
+            write_csv(tmp_path / f"g{g}/s{s}/test_predictions.csv", tiny_predictions(part, 0.95, seed=s))
+    rows = {r["what"]: r for r in logo_rows(every, tmp_path, 200)}
+    assert rows["group 2 left out: the model"]["means"] == rows["group 2 left out: metadata"]["means"] == "Not done: group 2 has no tail event."
+    assert rows["group 6 left out: the model"]["means"] == "Not done: no finished run of this fold." and rows["group 6 left out: metadata"]["figure"] is not None
+    assert rows["each group left out: the model, pairs of one group"]["low"] > 0.7
+    with pytest.raises(UserError, match="no fold with predictions"):
+        logo_rows(every, tmp_path / "nowhere", 50)
+
+
+def test_scores_of_six_models_are_never_pooled(sides, tmp_path):
+    "Each model is good, and each has its own level of scores; over all pairs that would look like noise."
+    every = all_events(*sides, None)
+    for k, (g, part) in enumerate(every.groupby("group")):
+        t = tiny_predictions(part, 0.95, seed=g)
+        p = t.prob_tail / 10 + 0.2 * k
+        write_csv(tmp_path / f"g{g}/s0/test_predictions.csv", t.assign(prob_tail=p, prob_ear=1 - p, pred_label=np.where(p >= 0.5, "tail", "ear")))
+    assert {r["what"]: r for r in logo_rows(every, tmp_path, 100)}["each group left out: the model, pairs of one group"]["figure"] > 0.9
+
+
 # pictures: a study in which only the colour tells the label, or nothing does
 
-def coloured_study(folder, red):
-    "Sixty training and sixty validation events of noise; tail clips are redder by `red` grey levels."
+def coloured_study(folder, red, bright_side=False):
+    "Sixty training and sixty validation events of noise; tail clips are redder by `red` grey levels; one side of the pen may be brighter."
     from crosssuck.video import write_video
     rng = np.random.default_rng(0)
     every = tiny_events(900, seed=4)
@@ -129,6 +188,7 @@ def coloured_study(folder, red):
     for e in every.itertuples():
         frames = rng.integers(80, 120, (45, 32, 48, 3)).astype(np.uint8)
         frames[..., 0] += np.uint8(red * (e.behavior == "tail"))
+        frames[:, :, 24:] += np.uint8(100 * bright_side)
         name = f"evt_{e.event_idx:04d}_{e.behavior}.mp4"
         write_video(folder / "clips" / name, frames, 5)
         rows.append((name, 3.0, 9.0, 5.0, 48, 32, 48, 32, "proxy", "test", "ok", ""))
@@ -142,7 +202,7 @@ def coloured_study(folder, red):
     return every[side == 0], every[side == 1]
 
 
-def fitted_run(folder):
+def fitted_run(folder, policy="squash", **data):
     "A run whose head was fitted on the training side's features: it knows whatever the features hold."
     import torch
     from sklearn.linear_model import LogisticRegression
@@ -150,9 +210,9 @@ def fitted_run(folder):
     from crosssuck.inputs import eval_batches, load_events
     from crosssuck.model import build_model, input_spec, save_checkpoint
     torch.manual_seed(0)
-    config = make_config({"experiment": "test", "data": {"split_dir": str(folder / "split"), "clips": str(folder / "clips" / "clips.csv"), "simulated": True},
+    config = make_config({"experiment": "test", "data": {"split_dir": str(folder / "split"), "clips": str(folder / "clips" / "clips.csv"), "simulated": True, **data},
                           "optim": {"lr": 1e-3, "epochs": 1, "batch_size": 16}, "window": {"num_frames": 4, "sample_fps": 5.0, "views": 1},
-                          "geometry": {"policy": "squash", "size_px": 32}, "loader": {"workers": 0}, "model": {"backbone": "r2plus1d_tiny", "weights": "none"}})
+                          "geometry": {"policy": policy, "size_px": 32}, "loader": {"workers": 0}, "model": {"backbone": "r2plus1d_tiny", "weights": "none"}})
     model = build_model(config).eval()
     events = load_events(config, "train", spec=input_spec(config))
     with torch.inference_mode():
@@ -180,21 +240,60 @@ def study(request, tmp_path_factory):
 def test_a_colour_shortcut_is_found_and_none_is_invented(study):
     red, train, val, run = study
     shown = Shown(run, "cpu")
-    colour, background = colour_row(shown, 300), background_row(shown, 300)
+    colour, around, background = colour_row(shown, 300), around_row(shown, 300), background_row(shown, 300)
     film = {r["what"]: r for r in film_rows(shown, 300)}
-    assert colour["n"] == background["n"] == len(val)
-    for r in (colour, background):
-        assert r["doubt"] == (red > 0), r
+    assert colour["n"] == around["n"] == background["n"] == len(val)
+    assert colour["doubt"] == (red > 0), colour
+    assert (around["low"] > 0.5) == (red > 0) and not around["doubt"], around  # the padding of the own clip is as red as the event
+    assert not background["doubt"] and abs(background["figure"] - 0.5) < 0.25, background  # clips of other bouts know nothing of this event
     if red:
         assert colour["figure"] == 1 and "shortcut" in colour["means"] and "order of the frames is not used" in film["frames in another order"]["means"]
+
+
+def test_the_background_comes_from_other_bouts_of_the_same_camera(study):
+    red, train, val, run = study
+    shown = Shown(run, "cpu")
+    events = shown.events("val", cached=False)
+    from crosssuck.splits import read_part
+    lent, draws = background_draws(events, read_part(run.path.parents[2] / "clips" / "clips.csv"))
+    own = {e.event_idx: (e, r) for e, r in zip(events.events, events.table.itertuples(), strict=True)}
+    by_path = {str(e.path): r for e, r in own.values()}
+    assert len(lent) == 3 * len(events) and len(draws) == len(lent)
+    for e, d in zip(lent, draws, strict=True):
+        mine, donor = own[e.event_idx][1], by_path[str(e.path)]
+        assert (donor.group, donor.camera_id) == (mine.group, mine.camera_id) and donor.bout_id != mine.bout_id
+        assert e.region == own[e.event_idx][0].region and e.label == own[e.event_idx][0].label
+        span = (d.start_s, d.start_s + 3 / 5)
+        at = donor.clip_event_offset_s
+        assert span[1] <= at - 0.5 + 1e-6 or span[0] >= at + donor.duration_sec + 1 + 0.5 - 1e-6  # outside the donor's event
+
+
+def test_a_box_that_tells_the_label_is_found_by_the_background(tmp_path):
+    "Nothing moves and nothing differs between clips, but the boxes of tails lie on the bright side of the pen."
+    train, val = coloured_study(tmp_path, 0, bright_side=True)
+    boxes = pd.concat([train, val, pd.read_csv(tmp_path / "split/test_ood.csv")]).drop_duplicates("event_idx")
+    tail = (boxes.behavior == "tail").to_numpy()
+    write_csv(tmp_path / "boxes.csv", pd.DataFrame({"event_idx": boxes.event_idx, "time_s": "", "x_px": np.where(tail, 30, 2), "y_px": 8, "w_px": 14, "h_px": 14}))
+    shown = Shown(fitted_run(tmp_path, policy="roi", boxes=str(tmp_path / "boxes.csv")), "cpu")
+    r = background_row(shown, 300)
+    assert r["doubt"] and r["figure"] > 0.9 and "the box" in r["means"]
+
+
+def test_probes_read_what_is_there_and_guess_elsewhere(study):
+    red, train, val, run = study
+    rows = probe_rows(Shown(run, "cpu"), 200)
+    assert [r["what"].split()[4] for r in rows] == ["group", "camera", "video"]
+    assert all(r["line"] == pytest.approx(1 / 2) for r in rows[:2]) and rows[0]["figure"] == pytest.approx(rows[1]["figure"])
+    assert all(r["low"] is None or r["low"] <= r["figure"] <= r["high"] for r in rows)
 
 
 def test_the_whole_panel_of_a_run(study, tmp_path):
     red, train, val, run = study
     panel = confounds(ask_again(Shown(run, "cpu")), train, val, tmp_path, run=run.path, simulated=True, device="cpu", n_boot=200)
-    assert panel.columns.tolist() == COLUMNS and not panel.means.str.contains("needs a run").any()
+    assert panel.columns.tolist() == [*COLUMNS, "section"] and not panel.means.str.contains("needs a run").any()
     assert panel.set_index("what").figure["a probe reads the group from the features"] is not None
     assert ("colour and brightness" in panel_words(panel)) == (red > 0)
+    assert len(forest(panel).axes[0].get_yticklabels()) == (panel.figure.notna() & panel.line.notna() & (panel.scale != "count")).sum()
     assert len(read_json(tmp_path / "confounds.json")["rows"]) == len(panel) == len(pd.read_csv(tmp_path / "confounds.csv"))
     assert "nothing about calves" in (tmp_path / "confounds.html").read_text()
 
@@ -226,7 +325,7 @@ def test_a_memorising_model_falls_within_videos_and_an_honest_one_does_not(sides
     memory = 0.05 + 0.7 * share + 0.2 * np.random.default_rng(0).random(len(val))[pd.factorize(video_key(val))[0]]
     table = tiny_predictions(val, 0.85).assign(prob_tail=memory, prob_ear=1 - memory, pred_label=np.where(memory >= 0.5, "tail", "ear"))
     doubts = {name: confounds(t, train, val, n_boot=200).set_index("what").doubt for name, t in (("memory", table), ("honest", tiny_predictions(val, 0.85)))}
-    for what in ("the model, pairs of one video", "spread of the scores between videos"):
+    for what in ("the model, pairs of one video", "spread of the scores, between videos and within"):
         assert doubts["memory"][what] and not doubts["honest"][what]
 
 

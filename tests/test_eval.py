@@ -1,33 +1,53 @@
 "07_eval: reports that cannot be misread, criteria decided with intervals, comparisons without winners inside the noise."
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from crosssuck.core import UserError, make_config, open_run, read_json
+from crosssuck.core import RunFolder, UserError, make_config, open_run, read_json, sha256_file
 from crosssuck.eval import (
     NEXT,
     WORKS,
     align,
     answers,
+    beaten,
     bout_weights,
     breakdown,
+    cell_facts,
     compare,
+    compare_part,
+    confusion_table,
     criteria,
     curve_points,
+    datasheet,
     decide,
+    ensemble,
+    error_source,
     evaluate,
     evaluate_run,
     event_shares,
     expectations,
+    experiment_of,
+    failure_browser,
+    failures,
+    film_strips,
     flip_test,
     headline,
+    judge,
     judge_pairs,
+    mean_predictions,
+    model_card,
     most_wrong,
     next_step,
     paired,
-    repeated_values,
+    paired_judged,
+    predict_left_out,
+    seed_noise,
+    standing_figure,
+    unsaid_table,
+    usual_table,
 )
 from crosssuck.metrics import point_metrics, read_predictions
 from crosssuck.simulation import tiny_events, tiny_predictions, tiny_study
@@ -38,7 +58,7 @@ QUICK = {"n_boot": 200, "n_perm": 99}
 @pytest.fixture(scope="module")
 def sides():
     every = tiny_events(800, seed=2)
-    every = every[every.behavior.isin(["ear", "tail"]) & ~every.group.isin([4, 5])].reset_index(drop=True)
+    every = every[every.behavior.isin(["ear", "tail"]) & ~every.group.isin([4, 5]) & (every.end_s < 86_400)].reset_index(drop=True)
     held = pd.factorize(every.bout_id)[0] % 3 == 0
     return every[~held].reset_index(drop=True), every[held].reset_index(drop=True)
 
@@ -70,6 +90,42 @@ def test_february_report_is_reproduced_and_called_at_chance(lab, tmp_path):
     assert json.loads((tmp_path / "metrics.json").read_text())["verdict"] == facts["verdict"]
 
 
+def page_text(path) -> str:
+    "The words of a page, without pictures and tags."
+    html = re.sub(r"<style>.*?</style>|base64,[A-Za-z0-9+/=]+", "", path.read_text(), flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+@pytest.mark.lab
+def test_february_table_to_its_printed_digits_and_what_it_did_not_say(lab, tmp_path):
+    facts = evaluate(lab / "E1/predictions_val.csv", lab / "val_v4.csv", lab / "train_v4.csv", tmp_path, **QUICK)
+    usual = usual_table(facts).set_index("Metric").Value
+    assert usual[["Accuracy", "Macro F1", "Ear recall", "Tail recall", "Tail F1", "Tail precision"]].tolist() == ["80.6%", "0.538", "87.6% (283/323)", "21.1% (8/38)", "0.186", "16.7%"]
+    assert confusion_table(facts).to_numpy().tolist() == [["True Ear", 283, 40], ["True Tail", 30, 8]]
+    more = unsaid_table(facts).set_index("what")
+    assert re.fullmatch(r"0\.490 \(95 % interval 0\.3\d\d to 0\.6\d\d\), over 176 bouts", more["this model"]["ROC AUC: tail above ear"])
+    assert more["this model"]["average precision"].startswith("0.115") and "0.105" in more["beside it"]["average precision"]
+    assert "always answering ear: 0.472" in more["beside it"]["macro F1"] and more.index.str.startswith("metadata alone, fitted on training: hour, day, camera").sum() == 2
+    assert more["this model"]["labels of whole bouts exchanged"].startswith("p = 0.") and "shuffles" in more["beside it"]["labels of whole bouts exchanged"]
+    words = page_text(tmp_path / "report.html")
+    for what in (*usual, *more["this model"], *more["beside it"]):
+        assert what in words, what
+
+
+@pytest.mark.lab
+def test_first_screen_of_e1_answers_the_five_questions(lab, tmp_path):
+    facts = evaluate(lab / "E1/predictions_val.csv", lab / "val_v4.csv", lab / "train_v4.csv", tmp_path, **QUICK)
+    short, why = (answers(facts).set_index("question")[c] for c in ("answer", "because"))
+    assert short["Does it work?"] == "No." and "49 of 100 pairs" in why["Does it work?"] and "Guessing does so in 50" in why["Does it work?"]
+    assert short["How sure is that?"] == "Sure enough: a useful model is ruled out." and re.search(r"between 3\d and 6\d \(95 % interval over 176 bouts", why["How sure is that?"])
+    assert short["On how many tail events?"] == "38 tail events, in 31 bouts." and "found 8 of the 38" in why["On how many tail events?"]
+    assert short["Better than what?"] == "Than nothing that it was compared with." and "72 with hour, day and camera" in why["Better than what?"] and "89 by always answering ear" in why["Better than what?"]
+    assert short["What next?"].startswith("Leave the threshold alone")
+    words = page_text(tmp_path / "report.html")
+    places = [words.index(q) for q in short.index]
+    assert places == sorted(places) and words.index("At chance:") < places[0] and places[-1] < words.index("The usual table")
+
+
 @pytest.mark.lab
 def test_criteria_of_e1(lab):
     facts = evaluate(lab / "E1/predictions_val.csv", lab / "val_v4.csv", **QUICK)
@@ -96,9 +152,31 @@ def test_report_names_no_animal_and_no_drive(lab, tmp_path):
 def test_report_says_the_verdict_first_and_marks_small_cells(sides, good, tmp_path):
     facts = evaluate(good, sides[1], sides[0], tmp_path, simulated=True, **QUICK)
     page = (tmp_path / "report.html").read_text()
-    assert page.index("nothing about calves") < page.index('class="verdict"') < page.index("Does it work?") < page.index("Headline")
-    assert page.count("<img") == 2 and ">small<" in page
-    assert set(facts) >= {"n", "support", "metrics", "confusion_matrix", "intervals", "baselines", "permutation", "verdict", "repeated_values"}
+    assert page.index("nothing about calves") < page.index('class="verdict') < page.index("Does it work?") < page.index("The usual table")
+    small = [c for c in facts["cells"] if c["small"]]
+    assert page.count("<img") == 4 and page.count('<tr class="grey">') == page.count(">small<") == len(small) > 0
+    assert {"group", "day", "camera", "place in the pen", "duration", "hour"} <= {c["by"] for c in facts["cells"]}
+    assert "10 bins of equal width" in page and "10 bins of equal size" in page  # an ECE says its bins
+    assert set(facts) >= {"n", "support", "metrics", "confusion_matrix", "intervals", "baselines", "permutation", "verdict", "repeated_values", "cells", "risk_coverage", "left_out", "errors"}
+    assert {"ece", "adaptive_ece", "brier"} <= set(facts["metrics"]) and read_json(tmp_path / "metrics.json") == json.loads(json.dumps(facts))
+
+
+def test_behaviours_left_out_are_scored_and_shown(sides, good, tmp_path):
+    odds = np.random.default_rng(0).normal(0, 0.2, 40)
+    odd = pd.DataFrame({"event_idx": range(9000, 9040), "true_label": ["teat", "other"] * 20, "prob_tail": 1 / (1 + np.exp(-odds)), "logit_ear": -odds / 2, "logit_tail": odds / 2})
+    odd = odd.assign(prob_ear=1 - odd.prob_tail, bout_id="")
+    odd.to_csv(tmp_path / "odd.csv", index=False)
+    facts = evaluate(good, sides[1], out=tmp_path / "out", left_out=tmp_path / "odd.csv", **QUICK)
+    assert {(r["behaviour"], r["score"]) for r in facts["left_out"]} == {(b, s) for b in ("teat", "other", "all of them") for s in ("maximum probability", "energy")}
+    assert "score of unfamiliarity" in page_text(tmp_path / "out/report.html")
+    with pytest.raises(UserError, match="holds ear events"):
+        evaluate(good, sides[1], left_out=good, **QUICK)
+
+
+def test_an_absent_baseline_has_its_reason(good, sides):
+    bare = good[["event_idx", "true_label", "prob_ear", "prob_tail", "bout_id"]]
+    facts = evaluate(bare, None, sides[0], **QUICK)
+    assert set(facts["no_baseline"].values()) == {"the events are not known: give the manifest"} and "metadata_all" not in facts["baselines"]
 
 
 def test_rows_in_another_order_change_nothing(sides, good):
@@ -143,9 +221,28 @@ def test_bad_tables_are_refused_and_leave_no_half_report(sides, good, tmp_path, 
 
 
 def test_every_call_has_its_words():
-    assert set(WORKS) | {"above_chance, roughly", "above_chance, test"} == set(NEXT)
+    assert set(WORKS) - {"at_chance, roughly"} | {"above_chance, roughly", "above_chance, test"} == set(NEXT)
     wide = {"call": "above_chance", "support": {"tail": 12}, "intervals": {"roc_auc": {"low": 0.55, "high": 0.9}}}
-    assert "12 of them" in next_step(wide) and "0.35" in next_step(wide)
+    assert "12 of them" in next_step(wide)[1] and "35 of 100" in next_step(wide)[1]
+
+
+@pytest.mark.parametrize(("call", "low", "high", "works", "sure"), [
+    ("at_chance", 0.36, 0.62, "No.", "a useful model is ruled out"), ("at_chance", 0.36, 0.85, "Not shown.", "not ruled out"), ("worse", 0.1, 0.3, "No: it has the two", "Sure."),
+    ("not_beyond_metadata", 0.62, 0.8, "Not shown to see", "beats guessing."), ("above_chance", 0.55, 0.9, "Better than guessing.", "not by how much"), ("above_chance", 0.8, 0.9, "Better than guessing.", "beats guessing.")])
+def test_the_five_answers_follow_the_call(sides, good, call, low, high, works, sure):
+    facts = evaluate(good, sides[1], sides[0], **QUICK) | {"call": call}
+    facts["intervals"]["roc_auc"] |= {"low": low, "high": high}
+    a = answers(facts).answer
+    assert a[0].startswith(works) and sure in a[1] and len(a) == 5 and (a != "").all()
+    assert standing_figure(facts).axes
+
+
+def test_the_five_answers_of_a_wide_interval_do_not_condemn(sides, coin):
+    few = coin[coin.bout_id.isin(coin[coin.true_label == "tail"].bout_id.unique()[:10]) | (coin.true_label == "ear")]
+    facts = evaluate(few, sides[1], **QUICK)
+    assert facts["call"] == "at_chance"
+    if facts["intervals"]["roc_auc"]["high"] >= 0.7:
+        assert answers(facts).answer[0] == "Not shown." and "no training table" in answers(facts).because[3]
 
 
 def test_cells_hold_every_event_once_and_small_ones_no_figure(good):
@@ -172,6 +269,13 @@ def test_bouts_are_drawn_whole(good):
     assert (pd.DataFrame(weight.T).groupby(good.bout_id.to_numpy()).nunique() == 1).all(axis=None)
 
 
+def test_cells_say_the_same_as_the_table_of_the_cell_alone(good):
+    for c in [c for c in cell_facts(good, 100) if c["by"] == "group" and not c["small"]]:
+        part = good[good.group == int(c["cell"].split()[1])]
+        m = point_metrics(part.true_label == "tail", part.prob_tail)
+        assert c["metrics"] == pytest.approx({k: m[k] for k in ("recall_tail", "recall_ear", "roc_auc")}) and c["found"] == round(m["recall_tail"] * c["tail"])
+
+
 def test_most_wrong_are_wrong_and_in_order(good):
     worst = most_wrong(good, 5)
     assert worst.wrong_by.is_monotonic_decreasing
@@ -179,24 +283,50 @@ def test_most_wrong_are_wrong_and_in_order(good):
     assert np.where(rest.true_label == "tail", rest.prob_ear, rest.prob_tail).max() <= worst.wrong_by.min()
 
 
-# repeated values
+def test_failures_are_failures_of_both_kinds(coin):
+    f = failures(coin, 3)
+    assert ((f.prob_tail >= 0.5) != (f.true_label == "tail")).all() and f.true_label.value_counts().to_dict() == {"tail": 3, "ear": 3}
+    assert {"duration_sec", "pen_location", "other_class_overlap_s"} <= set(f)
 
-def test_repeats_expected_by_chance_match_a_simulation():
+
+def test_errors_of_a_video_and_of_the_behaviour_are_told_apart():
     rng = np.random.default_rng(0)
-    seen = [(np.unique(rng.normal(0.5, 0.03, 400).round(4), return_counts=True)[1] >= 3).sum() for _ in range(300)]
-    assert repeated_values(rng.normal(0.5, 0.03, 400))["expected"] == pytest.approx(np.mean(seen), rel=0.25)
+    calls = {"video": [], "behaviour": []}
+    for _ in range(40):
+        video = np.repeat(np.arange(24), 6)
+        t = pd.DataFrame({"group": 1, "day": 1, "camera_id": "8", "video_filename": video.astype(str), "bout_id": np.repeat(np.arange(72), 2).astype(str), "true_label": "ear"})
+        t.loc[rng.random(144) < 0.3, "true_label"] = "tail"
+        bad = np.repeat(rng.random(24) < 0.3, 6)
+        noise = rng.normal(0, 0.15, 72).repeat(2)
+        for name, level in (("video", np.where(bad, 0.75, 0.25)), ("behaviour", 0.4)):
+            wrong = np.clip(level + noise, 0.01, 0.99)
+            p = np.where(t.true_label == "tail", 1 - wrong, wrong)
+            calls[name].append(error_source(t.assign(prob_tail=p, prob_ear=1 - p), 99)["p_value"] <= 0.05)
+    assert np.mean(calls["video"]) > 0.9 and np.mean(calls["behaviour"]) < 0.15
 
 
-def test_false_alarms_of_repeated_values_are_rare():
-    rng = np.random.default_rng(1)
-    alarms = [repeated_values(rng.normal(0.5, 0.03, 300))["p_value"] < 0.025 for _ in range(60)]
-    assert np.mean(alarms) < 0.1
+def test_errors_without_videos_say_so(good):
+    assert "names no videos" in error_source(good.assign(video_filename=""), 20)["sentence"]
+    assert "cannot be told: 0 of the" in error_source(good.assign(video_filename=good.bout_id), 20)["sentence"]
 
 
-def test_saturated_values_are_counted_apart():
-    facts = repeated_values([0.0] * 50 + [1.0] * 50 + list(np.linspace(0.2, 0.8, 50)))
-    assert facts["saturated"] == 100 and facts["repeated"] == 0
-    assert repeated_values([1.0] * 20)["expected"] is None
+def test_the_browser_goes_through_the_failures(coin, monkeypatch):
+    monkeypatch.setenv("IN_TEST", "1")
+    every = failures(coin, 5)
+    strips = {int(i): np.zeros((3, 16, 16, 3), np.uint8) for i in every.event_idx[:2]}
+    live = failure_browser(coin, strips, 5)
+    kind, bar, words, picture = live.widget.children
+    back, at, on = bar.children
+    seen = [words.value]
+    for _ in range(6):
+        on.click()
+        seen.append(words.value)
+    assert len(set(seen)) == 5 and at.value == 5 and "<b>5 of 5</b>" in words.value and picture.value == b""
+    back.click()
+    assert at.value == 4
+    kind.value = kind.options[1]
+    assert "true ear" in words.value and live._repr_mimebundle_()["image/png"]
+    assert "no failure" in failure_browser(coin.assign(prob_tail=(coin.true_label == "tail") * 0.9 + 0.05), {}).widget.children[2].value
 
 
 # criteria
@@ -287,7 +417,7 @@ def test_compare_names_a_winner_only_outside_the_noise(sides, good, coin, tmp_pa
     assert clear["parts"]["events"]["winner"] == "good"
     close = compare({"good": good, "other": other}, n_boot=300, n_perm=300)
     assert close["parts"]["events"]["winner"] is None and "No winner" in close["sentences"][0]
-    assert "would have shown" in close["parts"]["events"]["pairs"][0]["sentence"]
+    assert "would have shown" in close["parts"]["events"]["pairs"][0]["sentence"] and close["parts"]["events"]["seeds"] == ""
     assert read_json(tmp_path / "comparison.json")["parts"]["events"]["winner"] == "good"
     assert "nothing about calves" in (tmp_path / "comparison.html").read_text()
 
@@ -308,6 +438,112 @@ def test_another_tool_enters_by_event_idx(sides, good, tmp_path):
     theirs[["event_idx", "true_label", "prob_ear", "prob_tail"]].to_csv(tmp_path / "tool.csv", index=False)
     result = compare([mine, tmp_path / "tool.csv"], n_boot=200, n_perm=200)["parts"]["validation"]
     assert result["n"] == len(theirs) and set(result["left_out"].values()) == {0, len(good) - len(theirs)}
+
+
+def test_a_student_s_two_columns_are_judged_by_the_same_rules(sides, good, tmp_path):
+    mine = tmp_path / "runs" / "x" / "s0"
+    mine.mkdir(parents=True)
+    good.to_csv(mine / "predictions_agg.csv", index=False)
+    theirs = tiny_predictions(sides[1], 0.6, seed=4)[["event_idx", "prob_tail"]]
+    pd.concat([theirs, pd.DataFrame({"event_idx": [77_777], "prob_tail": [0.5]})]).to_csv(tmp_path / "tool.csv", index=False)
+    result = compare([mine, tmp_path / "tool.csv"], n_boot=200, n_perm=200)["parts"]["validation"]
+    assert result["n"] == len(good) and result["winner"] == "x/s0" and "roc_auc" in result["items"]["tool"]["intervals"]
+    theirs.to_csv(tmp_path / "tool.csv", index=False)
+    facts = evaluate(tmp_path / "tool.csv", sides[1], **QUICK)
+    assert facts["metrics"]["roc_auc"] == pytest.approx(result["items"]["tool"]["metrics"]["roc_auc"])
+    with pytest.raises(UserError, match="no column 'true_label'"):
+        evaluate(tmp_path / "tool.csv", **QUICK)
+
+
+# seeds
+
+def test_seeds_belong_to_their_experiment():
+    assert [experiment_of(n) for n in ("a/s0", "a/g4/s12", "a/sx", "tool", "s0")] == ["a", "a/g4", "a/sx", "tool", "s0"]
+
+
+def test_the_scatter_between_seeds_is_pooled_and_widens(sides):
+    tables = {f"{e}/s{k}": read_predictions(tiny_predictions(sides[1], auc, seed=7 * k + len(e)), sides[1]) for e, auc in (("one", 0.8), ("second", 0.7)) for k in range(3)}
+    judged = {e: [judge(t, 200) for n, t in tables.items() if experiment_of(n) == e] for e in ("one", "second")}
+    variance, df = seed_noise(judged)["roc_auc"]
+    by_hand = np.mean([np.var([j["point"]["roc_auc"] for j in js], ddof=1) for js in judged.values()])
+    assert df == 4 and variance == pytest.approx(by_hand)
+    assert seed_noise({"a": judged["one"][:1], "b": judged["second"][:1]}) == {}
+    still, wide = (paired_judged(*judged.values(), noise=n, n_perm=99)["roc_auc"] for n in ({}, {"roc_auc": (0.04**2, 4)}))
+    more = 2.776**2 * 0.04**2 * 2 / 3
+    assert wide["difference"] - wide["low"] == pytest.approx(np.hypot(still["difference"] - still["low"], np.sqrt(more)), rel=1e-3) and wide["detectable"] > still["detectable"]
+
+
+def test_seeds_alone_never_make_a_winner(sides):
+    "Two experiments that are the same recipe with other seeds: the seeds scatter more than the bouts tell."
+    named, rng = 0, np.random.default_rng(3)
+    for k in range(12):
+        tables = {f"{e}/s{s}": read_predictions(tiny_predictions(sides[1], float(np.clip(rng.normal(0.75, 0.08), 0.55, 0.95)), seed=100 * k + 10 * s + len(e)), sides[1]) for e in ("a", "bb") for s in range(3)}
+        named += compare_part(tables, n_boot=200, n_perm=99)["winner"] is not None
+    assert named <= 2
+
+
+def test_compare_of_seeds_says_both_sources(sides, tmp_path):
+    for e, auc in (("better", 0.92), ("worse", 0.6)):
+        for s in range(3):
+            folder = tmp_path / "runs" / e / f"s{s}"
+            folder.mkdir(parents=True)
+            tiny_predictions(sides[1], auc, seed=10 * s + len(e)).to_csv(folder / "predictions_agg.csv", index=False)
+    result = compare(sorted((tmp_path / "runs").glob("*/s*")), tmp_path / "out", n_boot=200, n_perm=200)
+    part = result["parts"]["validation"]
+    assert list(part["units"]) == ["better", "worse"] and len(part["items"]) == 6 and len(part["pairs"]) == 1 and part["winner"] == "better"
+    words = page_text(tmp_path / "out/comparison.html")
+    assert "Another seed of the same experiment moves the ROC AUC by about" in words and "scatter between seeds" in words and "The lab's criteria" in words.replace("&#39;", "'")
+    assert [c["criterion"] for c in result["criteria"]][-1] == "robust to the seed" and "better/s0" in result["criteria"][0]
+    one = compare([tmp_path / "runs/better/s0", tmp_path / "runs/worse/s0"], n_boot=100, n_perm=100)["parts"]["validation"]
+    assert one["seeds"].startswith("One seed each") and "mcnemar" in one["pairs"][0]["differences"]
+
+
+# an ensemble
+
+@pytest.fixture()
+def members(sides, tmp_path):
+    made = []
+    for s in range(3):
+        folder = tmp_path / "runs" / "x" / f"s{s}"
+        folder.mkdir(parents=True)
+        for f in ("predictions_agg.csv", "test_predictions.csv"):
+            tiny_predictions(sides[1], 0.75, seed=s).to_csv(folder / f, index=False)
+        made.append(folder)
+    return made
+
+
+def test_an_ensemble_is_a_run_of_its_own(sides, members, tmp_path):
+    result = ensemble(members, tmp_path / "runs/x_mean/s0", n_boot=200, n_perm=99)
+    run = RunFolder(tmp_path / "runs/x_mean/s0")
+    assert run.done and run.name == "x_mean/s0" and run.facts()["state"] == "done" and len(result["sentences"]) == 2
+    table = read_predictions(run / "predictions_agg.csv")
+    parts = [read_predictions(m / "predictions_agg.csv").set_index("event_idx").prob_tail.loc[table.event_idx].to_numpy() for m in members]
+    assert table.prob_tail.to_numpy() == pytest.approx(np.mean(parts, axis=0))
+    told = read_json(run / "ensemble.json")
+    assert [m["run"] for m in told["members"]] == ["x/s0", "x/s1", "x/s2"] and told["members"][0]["predictions_agg.csv"] == sha256_file(members[0] / "predictions_agg.csv")
+    assert read_json(run / "metrics/metrics.json")["metrics"] == result["facts"]["validation"]["metrics"]
+    assert compare([run.path, members[0]], n_boot=100, n_perm=100)["parts"]["validation"]["items"].keys() == {"x_mean/s0", "x/s0"}
+    assert table.columns[:8].tolist() == ["clip_id", "true_label", "pred_label", "prob_ear", "prob_tail", "logit_ear", "logit_tail", "msp"]
+
+
+def test_an_ensemble_by_logit_lets_the_sure_one_weigh_more(good):
+    a, b = (good.assign(prob_tail=p, prob_ear=1 - p) for p in (0.999, 0.4))
+    mean, logit = (mean_predictions({"a": a, "b": b}, by).prob_tail for by in ("probability", "logit"))
+    assert mean.iloc[0] == pytest.approx(0.6995) and logit.iloc[0] == pytest.approx(1 / (1 + np.exp(-(np.log(999) + np.log(2 / 3)) / 2)))
+    with pytest.raises(UserError, match="'median' is no way to average"):
+        mean_predictions({"a": a, "b": b}, "median")
+
+
+def test_what_no_ensemble_can_be_made_of(members, tmp_path):
+    odd = tmp_path / "runs/y/s0"
+    odd.mkdir(parents=True)
+    pd.read_csv(members[0] / "predictions_agg.csv").iloc[3:].to_csv(odd / "predictions_agg.csv", index=False)
+    for runs, words in (([members[0]] * 2, "at least two different runs"), ([members[0], odd], "scored 3 events that another member did not"), ([members[0], tmp_path], "no part that all of them scored")):
+        with pytest.raises(UserError, match=words):
+            ensemble(runs, tmp_path / "new", n_boot=50, n_perm=20)
+        assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match="the folder is not empty"):
+        ensemble(members, members[0])
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -362,6 +598,99 @@ def test_a_checkpoint_of_another_config_is_refused(run):
         evaluate_run(run, device="cpu", **QUICK)
 
 
+def test_the_page_of_a_run_has_strips_and_cards(run, tmp_path):
+    study = tiny_study()
+    evaluate_run(run, device="cpu", **QUICK)
+    facts = evaluate(run / "test_predictions.csv", study / "split/test_ood.csv", study / "split/train.csv", tmp_path / "out", **QUICK)
+    words = page_text(tmp_path / "out/report.html")
+    card, sheet = ((tmp_path / "out" / f"{n}.md").read_text() for n in ("model_card", "datasheet"))
+    assert "Model card" in words and "Datasheet of the events" in words and "No film strips" not in words and facts["part"] == "test"
+    assert sha256_file(run / "best.ckpt") in card and sha256_file(study / "split/test_ood.csv") in sheet and "never saw | groups 4, 5" in card
+    assert "not done yet (notebook 08)" in card and str(study) not in card + sheet + words
+    assert sheet.count("| 4 | 1 |") == 1 and "Animals' numbers" in sheet
+    with pytest.raises(UserError, match="no run folder"):
+        evaluate(run / "test_predictions.csv", run=tmp_path, **QUICK)
+
+
+def test_strips_are_those_of_the_event(run):
+    study = tiny_study()
+    idx = [int(pd.read_csv(study / f"split/{side}.csv").event_idx[0]) for side in ("val", "test_ood")]
+    strips = film_strips(run, idx)
+    assert set(strips) == set(idx) and all(s.shape == (4, 32, 32, 3) and s.dtype == np.uint8 and s.std() > 5 for s in strips.values())
+
+
+def test_clips_that_are_gone_leave_a_reason(run, tmp_path):
+    study = tiny_study()
+    evaluate_run(run, device="cpu", **QUICK)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(str(study / "clips" / "clips.csv"), str(tmp_path / "gone.csv")))
+    evaluate(run / "test_predictions.csv", study / "split/test_ood.csv", out=tmp_path / "out", **QUICK)
+    assert "No film strips" in page_text(tmp_path / "out/report.html")
+
+
+def test_behaviours_left_out_are_predicted_with_their_own_label(run, tmp_path):
+    study = tiny_study()
+    clips = pd.read_csv(study / "clips/clips.csv", dtype=str, keep_default_na=False)
+    clips["behavior"] = np.where(clips.event_idx.astype(int) % 5 == 0, "teat", clips.behavior)
+    clips["clip_path"] = [str(study / "clips" / p) for p in clips.clip_path]
+    clips.to_csv(tmp_path / "clips.csv", index=False)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(str(study / "clips" / "clips.csv"), str(tmp_path / "clips.csv")))
+    table, why = predict_left_out(run, "cpu")
+    assert why == "" and sorted(table.event_idx) == sorted(clips.event_idx[clips.behavior == "teat"].astype(int)) and set(table.true_label) == {"teat"} and (table.n_views == 2).all()
+
+
+def test_a_card_names_what_is_missing_and_what_was_found(run):
+    (run / "best.ckpt").unlink()
+    card = model_card(run)[0].set_index("what")["is"]
+    assert card["checkpoint"] == "not there" and card["on validation"] == card["on test"] == "not scored" and card["chosen by"] == "no history"
+    (run.path / "calibration").mkdir()
+    (run / "calibration/calibration.json").write_text(json.dumps({"sentences": ["Leave the scores as they are."]}))
+    assert model_card(run)[0].set_index("what")["is"]["calibration"] == "Leave the scores as they are."
+
+
+@pytest.mark.lab
+def test_datasheet_of_the_labs_validation_names_no_animal(lab):
+    from crosssuck.eval import as_markdown
+    text = as_markdown("Datasheet", datasheet(lab / "val_v4.csv"))
+    assert sha256_file(lab / "val_v4.csv") in text and "361, of which 38 tail" in text and "group 1: 8; group 2: 16; group 3: 12; group 6: 12" in text
+    events = pd.read_csv(lab / "val_v4.csv", dtype=str)
+    names = {*events.video_filename, *events.video_path} - {np.nan}
+    assert not [w for w in names if w in text] and "E:\\" not in text
+
+
+# what a shuffled run and a good one are called
+
+def called(auc, n, shuffled=False):
+    "Judge n made-up studies, metadata and all, and count the calls."
+    from crosssuck.metrics import summarise
+    calls = []
+    for k in range(n):
+        every = tiny_events(700, seed=1000 + k)
+        every = every[every.behavior.isin(["ear", "tail"])].reset_index(drop=True)
+        held = pd.factorize(every.bout_id)[0] % 3 == 0
+        train, val = every[~held].reset_index(drop=True), every[held].reset_index(drop=True)
+        table = tiny_predictions(val, auc, seed=k)
+        if shuffled:  # the labels of whole bouts change places, so that what the scores know is lost
+            from crosssuck.metrics import exchange_bouts
+            turned = exchange_bouts((val.behavior == "tail").to_numpy(), pd.factorize(val.bout_id)[0], 1, np.random.default_rng(k))[0]
+            label = np.where(turned, "tail", "ear")
+            val, table = val.assign(behavior=label), table.assign(true_label=label)
+        calls.append(summarise(read_predictions(table, val), train=train, n_boot=300, n_perm=199)["call"])
+    return pd.Series(calls).value_counts(normalize=True)
+
+
+def test_a_shuffled_run_is_at_chance_and_a_good_one_is_not():
+    assert called(0.9, 8, shuffled=True).get("above_chance", 0) == 0 and called(0.9, 4)["above_chance"] == 1
+
+
+@pytest.mark.long
+def test_a_shuffled_run_is_at_chance_in_95_of_100_and_a_good_one_is_not():
+    shuffled, good = called(0.9, 300, shuffled=True), called(0.9, 60)
+    print("\nshuffled", shuffled.to_dict(), "good", good.to_dict())
+    assert shuffled.get("at_chance", 0) >= 0.95 and good.get("above_chance", 0) >= 0.95 and good.get("at_chance", 0) == 0
+
+
 @pytest.mark.parametrize("name", ["07_eval", "08_calibration"])
 def test_run_notebooks_declare_their_parameters_once(root, name):
     notebook = json.loads((root / "nbs" / f"{name}.ipynb").read_text(encoding="utf-8"))
@@ -374,11 +703,11 @@ def test_run_notebooks_declare_their_parameters_once(root, name):
 
 
 def test_a_baseline_counts_as_beaten_only_with_its_interval(sides, good, coin):
-    from crosssuck.eval import beaten
-    for table, words in ((good, "always answering ear"), (coin, "none of these")):
+    for table, won in ((good, True), (coin, False)):
         facts = evaluate(table, sides[1], sides[0], **QUICK)
-        assert words in beaten(facts)
-        assert ("all metadata" in beaten(facts).split("; not than")[0]) == (facts["differences"]["metadata_all"]["low"] > 0)
+        assert beaten(facts)["always_ear"] == won == (facts["intervals"]["roc_auc"]["low"] > 0.5)
+        assert beaten(facts)["metadata_all"] == (facts["differences"]["metadata_all"]["low"] > 0)
+        assert ("guessing" in answers(facts).answer[3]) == won
 
 
 @pytest.mark.parametrize(("recall", "answer"), [(0.9, "met"), (0.03, "not met"), (0.3, "cannot be told from n = 40 tail events")])
@@ -386,3 +715,50 @@ def test_recall_at_epoch_eight_is_a_share_with_an_interval(recall, answer):
     val = {"n": 300, "support": {"ear": 260, "tail": 40}, "metrics": {}, "intervals": {}}
     row = criteria(val, None, history([0.2] * 7 + [recall] + [0.2] * 3)).set_index("criterion").loc["tail recall on validation by epoch 8"]
     assert row.answer == answer and ("above that range" in row.found) == (recall == 0.9)
+
+
+# the verbs
+
+def verb(*words, code=0):
+    from typer.testing import CliRunner
+
+    from crosssuck.cli import app
+    result = CliRunner().invoke(app, [str(w) for w in words])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_verbs_of_judging(sides, members, tmp_path):
+    train, val = sides
+    train.to_csv(tmp_path / "train.csv", index=False)
+    val.to_csv(tmp_path / "val.csv", index=False)
+    tiny_predictions(val, 0.9)[["event_idx", "prob_tail"]].to_csv(tmp_path / "tool.csv", index=False)
+    said = verb("evaluate", tmp_path / "tool.csv", "--manifest", tmp_path / "val.csv", "--train", tmp_path / "train.csv", "--out", tmp_path / "judged")
+    assert "On how many tail events?" in said and sorted(p.name for p in (tmp_path / "judged").iterdir()) == ["datasheet.md", "metrics.json", "report.html"]
+    assert "On validation: " in verb("ensemble", *members, "--out", tmp_path / "runs/mean/s0", "--by", "logit") and (tmp_path / "runs/mean/s0/DONE").exists()
+    assert "the folder is not empty" in verb("ensemble", *members, "--out", tmp_path / "runs/mean/s0", code=1)
+    assert "Another seed of the same experiment" in verb("compare", *members, tmp_path / "tool.csv", "--out", tmp_path / "compared")
+    told = verb("calibrate", members[0] / "predictions_agg.csv", "--target", "recall=0.7", "--target", "cost=4", "--drawn-share", 0.5, "--out", tmp_path / "cal")
+    assert "tail recall at least 0.7" in told and "Prior correction" in told
+    assert "is no target" in verb("calibrate", members[0] / "predictions_agg.csv", "--target", "best", code=1)
+    panel = verb("confounds", members[0] / "predictions_agg.csv", "--train", tmp_path / "train.csv", "--val", tmp_path / "val.csv", "--out", tmp_path / "panel")
+    assert "checks that were done" in panel or "not shown to be above a coin" in panel
+
+
+@pytest.mark.parametrize(("spoil", "words"), [
+    (lambda t: t.assign(prob_tail=t.prob_tail.where(t.index != 3, 1.2)), "line 5: prob_tail is 1.2: is no probability between 0 and 1"),
+    (lambda t: t.assign(prob_ear=t.prob_ear / 2), "prob_ear and prob_tail do not sum to 1"),
+    (lambda t: t.assign(prob_tail=t.prob_tail.where(t.index != 3)), "line 5: prob_tail is nan: is missing"),
+    (lambda t: t.drop(columns=["prob_ear", "prob_tail"]), "no column 'prob_tail'"),
+    (lambda t: t.assign(prob_mouth=0.1), "a third class, 'prob_mouth'"),
+    (lambda t: t.assign(true_label=t.true_label.where(t.index != 3, "mouth")), "line 5: true_label is 'mouth': is neither ear nor tail"),
+    (lambda t: t.assign(true_label=np.where(t.true_label == "ear", "tail", "ear")), "says 'ear'"),
+    (lambda t: t.drop(columns="event_idx").head(50), "50 predictions, but"),
+    (lambda t: t.head(0), "no predictions in it"),
+])
+def test_bad_tables_get_one_line_and_nothing_is_written(sides, good, tmp_path, spoil, words):
+    sides[1].to_csv(tmp_path / "val.csv", index=False)
+    columns = ["clip_id", "true_label", "pred_label", "prob_ear", "prob_tail", "event_idx"]
+    spoil(good[columns].reset_index(drop=True)).to_csv(tmp_path / "p.csv", index=False)
+    said = verb("evaluate", tmp_path / "p.csv", "--manifest", tmp_path / "val.csv", "--out", tmp_path / "out", code=1)
+    assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -17,21 +17,28 @@ from crosssuck.metrics import (
     METHOD,
     METHOD_EDGE,
     METRICS,
+    Live,
     Scorer,
     bca,
+    between_share,
+    between_test,
     coin_scores,
     deciding,
     exchange_bouts,
     intervals,
     leave_one_out,
+    left_out_scores,
     metadata_baseline,
     not_computed,
     paired_difference,
     permutation_null,
     permutation_test,
     point_metrics,
+    read_left_out,
     read_predictions,
+    repeated_values,
     resample,
+    risk_coverage,
     roc_band,
     summarise,
     trivial_scores,
@@ -72,6 +79,8 @@ def plain(y, p) -> dict:
     out = {"accuracy": sk.accuracy_score(y, call), "macro_f1": sk.f1_score(y, call, average="macro", zero_division=0), "roc_auc": sk.roc_auc_score(y, p),
            "average_precision": sk.average_precision_score(y, p), "brier": np.mean((p - y) ** 2),
            "ece": sum(abs(np.mean((call == y)[box == b]) - np.mean(sure[box == b])) * np.mean(box == b) for b in np.unique(box))}
+    code = np.array([(p < x).sum() for x in p]) * max(1, min(10, len(p) // 10)) // len(p)
+    out["adaptive_ece"] = sum(abs(np.mean(y[code == b]) - np.mean(p[code == b])) * np.mean(code == b) for b in np.unique(code))
     for k, c in enumerate(("ear", "tail")):
         out |= {f"recall_{c}": sk.recall_score(y, call, pos_label=k), f"f1_{c}": sk.f1_score(y, call, pos_label=k, zero_division=0)}
         if (call == bool(k)).any():
@@ -89,7 +98,8 @@ def test_weights_are_repeats(rows):
         return
     got = {m: v[0] for m, v in Scorer(y, p, np.arange(len(y)))(times[None].astype(float)).items()}
     for m, want in plain(yy, pp).items():
-        assert got[m] == pytest.approx(want), m
+        if m != "adaptive_ece":  # its bins are those of the table, not of the resample
+            assert got[m] == pytest.approx(want), m
     point = point_metrics(yy, pp)
     assert point == pytest.approx(plain(yy, pp)) and set(point) | set(not_computed(yy, pp)) == set(METRICS)
 
@@ -107,7 +117,7 @@ def test_the_order_of_rows_and_a_monotone_change_of_score():
 
 def test_what_cannot_be_computed_is_absent_with_a_reason():
     y, p = np.array([False] * 6), np.linspace(.1, .9, 6)
-    assert set(point_metrics(y, p)) == {"accuracy", "precision_ear", "recall_ear", "f1_ear", "precision_tail", "ece", "brier"}
+    assert set(point_metrics(y, p)) == {"accuracy", "precision_ear", "recall_ear", "f1_ear", "precision_tail", "ece", "adaptive_ece", "brier"}
     assert not_computed(y, p)["roc_auc"] == "no tail event"
     assert not_computed(~y, p)["recall_ear"] == "no ear event"
     assert not_computed(np.array([True, False]), np.array([.1, .2])) == {"precision_tail": "no event was called tail"}
@@ -134,6 +144,40 @@ def test_leaving_a_bout_out_is_scoring_without_it():
     for k in (0, 7, 39):
         rest = point_metrics(y[b != k], p[b != k])
         assert {m: jack[m][k] for m in rest} == pytest.approx(rest)
+
+
+def test_bins_of_equal_size_do_not_depend_on_the_order_of_rows():
+    p = np.random.default_rng(0).integers(0, 30, 200) / 30  # many ties
+    mix = np.random.default_rng(1).permutation(200)
+    assert (metrics.equal_bins(p)[mix] == metrics.equal_bins(p[mix])).all()
+    assert pd.Series(metrics.equal_bins(p)).groupby(p).nunique().eq(1).all() and len(set(metrics.equal_bins(np.arange(200.0)))) == 10
+    assert np.bincount(metrics.equal_bins(np.arange(200.0))).tolist() == [20] * 10 and set(metrics.equal_bins(np.full(50, .4))) == {0}
+
+
+def test_against_scipys_bootstrap_over_whole_bouts():
+    "scipy can resample bouts where the metric is a ratio of sums by bout."
+    from scipy.stats import bootstrap
+    y, p, b = study(150, 1.2, np.random.default_rng(5))
+    hit, ear = np.bincount(b, ~y & (p < .5)), np.bincount(b, ~y)
+    theirs = bootstrap((hit, ear), lambda h, e, axis=-1: h.sum(axis) / e.sum(axis), paired=True, vectorized=True, n_resamples=9999, rng=np.random.default_rng(0), method="BCa")
+    scorer = Scorer(y, p, b)
+    assert resample(scorer, 9999, 0)["recall_ear"].std() == pytest.approx(theirs.standard_error, rel=.04)
+    k = int((ear > 0).sum())
+    low, high = bca(hit.sum() / ear.sum(), resample(scorer, 9999, 0)["recall_ear"], leave_one_out(scorer)["recall_ear"], 10**9)  # without the widening for few bouts
+    assert (low, high) == (pytest.approx(theirs.confidence_interval.low, abs=.006), pytest.approx(theirs.confidence_interval.high, abs=.006)) and k > 100
+
+
+def test_against_closed_forms_of_the_scatter():
+    "The sandwich error of a recall over bouts, and DeLong's error of the ROC AUC over independent events."
+    y, p, b = study(200, 1.2, np.random.default_rng(6))
+    tails, hits = np.bincount(b, y), np.bincount(b, y & (p >= .5))
+    recall = hits.sum() / tails.sum()
+    sandwich = np.sqrt(((hits - recall * tails) ** 2).sum()) / tails.sum()
+    assert resample(Scorer(y, p, b), 6000, 0)["recall_tail"].std() == pytest.approx(sandwich, rel=.08)
+    tail, ear = p[y], p[~y]
+    v10, v01 = (tail[:, None] > ear).mean(1), (tail[:, None] > ear).mean(0)
+    delong = np.sqrt(v10.var(ddof=1) / len(tail) + v01.var(ddof=1) / len(ear))
+    assert resample(Scorer(y, p, np.arange(len(y))), 6000, 0)["roc_auc"].std() == pytest.approx(delong, rel=.08)
 
 
 def test_against_scipys_bootstrap_on_independent_events():
@@ -238,6 +282,85 @@ def test_the_roc_band_agrees_with_the_area():
     assert (band.low <= band.tpr + 1e-9).mean() > .97 and (band.tpr <= band.high + 1e-9).mean() > .97
     flat = roc_band(y, np.full(len(y), .5), b, n_boot=20)
     assert np.abs(flat.tpr - flat.fpr).max() < 1e-9
+
+
+# ---- abstaining, unfamiliar behaviours, repeated values
+
+def test_risk_and_coverage_end_at_the_error_and_ignore_the_order_of_rows():
+    y, p, b = study(120, 1.5, np.random.default_rng(0))
+    curve = risk_coverage(y, p, b, n_boot=50)
+    assert curve.risk.iloc[-1] == pytest.approx(((p >= .5) != y).mean()) and curve.always_ear.iloc[-1] == pytest.approx(y.mean())
+    mix = np.random.default_rng(1).permutation(len(y))
+    pd.testing.assert_frame_equal(curve, risk_coverage(y[mix], p[mix], b[mix], n_boot=50))
+    half = np.argsort(-np.abs(p - .5))[:len(y) // 2]
+    assert curve.risk[curve.coverage == .5].iloc[0] == pytest.approx(((p >= .5) != y)[half].mean(), abs=.01)
+    assert (curve.low <= curve.risk + 1e-9).mean() > .9 and (curve.risk <= curve.high + 1e-9).mean() > .9
+
+
+def left_out(n, spread, seed=0):
+    odds = np.random.default_rng(seed).normal(0, spread, n)
+    t = pd.DataFrame({"true_label": ["teat", "other"] * (n // 2), "prob_tail": 1 / (1 + np.exp(-odds)), "logit_ear": -odds / 2, "logit_tail": odds / 2})
+    return t.assign(prob_ear=1 - t.prob_tail)
+
+
+def test_unfamiliar_behaviours_are_set_apart_or_are_not(predictions):
+    unsure = pd.DataFrame(left_out_scores(predictions, left_out(60, .1), n_boot=200))
+    assert set(unsure.behaviour) == {"teat", "other", "all of them"} and set(unsure.score) == {"maximum probability", "energy"}
+    assert (unsure.low > .5).all() and (unsure.roc_auc > .8).all()
+    same = predictions.sample(60, random_state=0).assign(true_label="teat", bout_id="")
+    blind = pd.DataFrame(left_out_scores(predictions, same, n_boot=300))
+    assert ((blind.low < .5) & (blind.high > .5)).all()
+
+
+def test_left_out_tables_are_checked(predictions, tmp_path):
+    few = pd.DataFrame(left_out_scores(predictions, read_left_out(left_out(6, .1)), n_boot=50))
+    assert few.low.isna().all() and few.note.str.contains("fewer than 8").all()
+    assert not any("energy" == r["score"] for r in left_out_scores(predictions, left_out(20, .1).drop(columns="logit_ear"), n_boot=20))
+    for change, words in ((lambda t: t.assign(true_label="tail"), "holds tail events"), (lambda t: t.assign(prob_ear=.9), "line 2: .* no two probabilities"),
+                          (lambda t: t.drop(columns="prob_tail"), "no column 'prob_tail'")):
+        with pytest.raises(UserError, match=words):
+            read_left_out(write_csv(tmp_path / "l.csv", change(left_out(10, .3))))
+
+
+def test_repeats_expected_by_chance_match_a_simulation():
+    rng = np.random.default_rng(0)
+    seen = [(np.unique(rng.normal(0.5, 0.03, 400).round(4), return_counts=True)[1] >= 3).sum() for _ in range(300)]
+    assert repeated_values(rng.normal(0.5, 0.03, 400))["expected"] == pytest.approx(np.mean(seen), rel=0.25)
+
+
+def test_false_alarms_of_repeated_values_are_rare():
+    rng = np.random.default_rng(1)
+    alarms = [repeated_values(rng.normal(0.5, 0.03, 300))["p_value"] < 0.025 for _ in range(60)]
+    assert np.mean(alarms) < 0.1
+
+
+def test_saturated_values_are_counted_apart():
+    facts = repeated_values([0.0] * 50 + [1.0] * 50 + list(np.linspace(0.2, 0.8, 50)))
+    assert facts["saturated"] == 100 and facts["repeated"] == 0
+    assert repeated_values([1.0] * 20)["expected"] is None
+
+
+@pytest.mark.parametrize(("between", "share"), [(0.0, 0.0), (1.0, 0.5), (3.0, 0.9)])
+def test_share_between_cells_is_found(between, share):
+    rng = np.random.default_rng(1)
+    cell = np.repeat(np.arange(200), 4)
+    assert between_share(between * rng.normal(size=200)[cell] + rng.normal(size=800), cell) == pytest.approx(share, abs=0.07)
+
+
+def test_moving_bouts_is_an_honest_test_of_videos():
+    rng = np.random.default_rng(2)
+    p = np.array([between_test(rng.normal(size=60), np.repeat(np.arange(12), 5), n_perm=99)["p_value"] for _ in range(150)])
+    assert (p <= .05).mean() < .1 and between_test(np.ones(4), np.arange(4))["share"] is None
+
+
+def test_a_widget_is_a_picture_where_there_is_no_hand(monkeypatch):
+    import ipywidgets
+    live = Live(ipywidgets.IntSlider(), b"png", "a slider")
+    monkeypatch.setenv("IN_TEST", "1")
+    assert sorted(live._repr_mimebundle_()) == ["image/png", "text/plain"]
+    monkeypatch.delenv("IN_TEST")
+    shown = live._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in shown and shown["text/plain"] == "a slider" and "image/png" in shown
 
 
 # ---- baselines
@@ -364,7 +487,8 @@ def test_bouts_of_the_whole_study_win(predictions, events):
     (lambda t: t.assign(true_label=t.true_label.where(t.index != 3, "teat")), "line 5: true_label is 'teat': is neither ear nor tail"),
     (lambda t: t.assign(pred_label="tail"), "pred_label is not the label of the larger probability"),
     (lambda t: t.assign(prob_teat=.1), "a third class, 'prob_teat'"),
-    (lambda t: t.drop(columns="prob_ear"), "no column 'prob_ear'"),
+    (lambda t: t.drop(columns=["prob_ear", "prob_tail"]), "no column 'prob_tail'; give a probability of tail"),
+    (lambda t: t.drop(columns="true_label"), "no column 'true_label'; add it, or add event_idx and give the events"),
     (lambda t: t.assign(event_idx=7), "event_idx is 7: stands there twice"),
     (lambda t: t.head(0), "no predictions in it"),
     (lambda t: t.assign(prob_tail=t.prob_tail.astype(str).where(t.index != 3, "high")), "prob_tail is 'high', not a number"),
@@ -384,6 +508,18 @@ def test_what_may_be_missing(predictions, tmp_path):
         read_predictions(tmp_path / "none.csv")
 
 
+def test_two_columns_of_another_tool_suffice(predictions, events, tmp_path):
+    two = write_csv(tmp_path / "tool.csv", predictions[["event_idx", "prob_tail"]].sample(frac=1, random_state=0))
+    t = read_predictions(two, events).set_index("event_idx").loc[predictions.event_idx]
+    assert t.true_label.tolist() == predictions.true_label.tolist() and t.prob_ear.to_numpy() == pytest.approx(1 - predictions.prob_tail.to_numpy())
+    assert point_metrics(t.true_label == "tail", t.prob_tail) == pytest.approx(point_metrics(predictions.true_label == "tail", predictions.prob_tail))
+    with pytest.raises(UserError, match="line 2: event 99999 is not in the manifest"):
+        read_predictions(pd.DataFrame({"event_idx": [99999], "prob_tail": [.5]}), events)
+    teat = pd.DataFrame({"event_idx": [7], "prob_tail": [.5]})
+    with pytest.raises(UserError, match="true_label is 'teat': is neither ear nor tail"):
+        read_predictions(teat, events.head(8).assign(behavior="teat"))
+
+
 # ---- verdict
 
 def first(s: dict) -> str:
@@ -393,9 +529,10 @@ def first(s: dict) -> str:
 def test_the_first_sentence(events):
     val, train = events.iloc[1::2], events.iloc[::2]
     good, coin, bad = (summarise(read_predictions(tiny_predictions(val, auc=a, seed=2), val), train=train, n_boot=400, n_perm=200) for a in (.9, .5, .1))
-    assert first(good).startswith("Better than chance: this model ranks tail above ear better than a coin (ROC AUC 0.9") and "and better than hour" in first(good)
-    assert first(coin).startswith("At chance") and ("no better than a coin" in first(coin) or "not shown to rank" in first(coin))
-    assert first(bad).startswith("Worse than a coin: this model ranks tail below ear")
+    assert first(good).startswith("Better than chance: this model tells tail-sucking from ear-sucking better than a coin (it puts the tail event first in 9")
+    assert "of 100 tail–ear pairs: ROC AUC 0.9" in first(good) and "and better than hour" in first(good)
+    assert first(coin).startswith("At chance") and ("no better than a coin" in first(coin) or "not shown to tell" in first(coin))
+    assert first(bad).startswith("Worse than a coin: this model has tail-sucking and ear-sucking the wrong way round")
     assert f"over {val.bout_id.nunique()} bouts, {(val.behavior == 'tail').sum()} tail events" in first(good)
 
 
@@ -475,7 +612,8 @@ def test_what_the_february_table_did_not_say(e1):
     assert f"{e1['metrics']['roc_auc']:.3f}" == "0.490" and f"{e1['baselines']['always_ear']['macro_f1']:.3f}" == "0.472"
     i = e1["intervals"]["roc_auc"]
     assert .33 < i["low"] < .40 and .58 < i["high"] < .65 and (i["n_units"], i["n_deciding"]) == (176, 31)
-    assert e1["call"] == "at_chance" and first(e1).startswith("At chance: this model ranks tail above ear no better than a coin (ROC AUC 0.490, 95 % interval 0.3")
+    assert e1["call"] == "at_chance" and first(e1).startswith("At chance: this model tells tail-sucking from ear-sucking no better than a coin "
+                                                              "(it puts the tail event first in 49 of 100 tail–ear pairs: ROC AUC 0.490, 95 % interval 0.3")
     assert "over 176 bouts, 38 tail events); hour, day and camera alone reach 0.7" in first(e1)
     assert e1["baselines"]["metadata_deployable"]["roc_auc"] > .65 and e1["permutation"]["p_value"] > .2
     assert "The difference is within the noise." in e1["verdict"] and "It found 8 of 38 tail events and called 40 of 323 ear events tail." in e1["verdict"]
