@@ -2,6 +2,7 @@
 import subprocess
 from pathlib import Path
 
+import av
 import numpy as np
 
 from crosssuck.core import find_ffmpeg
@@ -25,6 +26,19 @@ def remux(source: Path, target: Path, *options: str) -> Path:
     return target
 
 
+def encode(path: Path, pictures, codec: str, pix_fmt: str = "yuv420p", **options: str) -> Path:
+    "Encode at 15 fps with any of the encoder's own options."
+    with av.open(str(path), "w") as container:
+        stream = None
+        for picture in pictures:
+            if stream is None:
+                stream = container.add_stream(codec, rate=15, options={k: str(v) for k, v in options.items()})
+                stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], pix_fmt
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24").reformat(format=pix_fmt)))
+        container.mux(stream.encode(None))
+    return path
+
+
 def make(folder: Path, kind: str, n: int = 300, first: int = 0) -> tuple[Path, np.ndarray]:
     "Make a video of a kind; returns its path and the true time of each frame after the first."
     path, even = folder / f"{kind}_{first}.mp4", np.arange(n) / 15
@@ -38,6 +52,12 @@ def make(folder: Path, kind: str, n: int = 300, first: int = 0) -> tuple[Path, n
         return write_video(path, frames(n, first), 15, gop=1), even
     if kind == "nasty":
         return write_video(path, frames(n, first), 15, bframes=2, gop=60, times_s=uneven(n), start_s=7.3), uneven(n)
+    if kind == "variable":
+        return write_video(path, frames(n, first), 15, gop=45, times_s=uneven(n)), uneven(n)
+    if kind == "open_gop":  # pictures after a key frame may lean on those before it
+        return encode(path, frames(n, first), "libx264", g=45, bf=3, preset="veryfast", **{"x264-params": "open-gop=1:b-adapt=0"}), even
+    if kind == "hevc":
+        return encode(path, frames(n, first), "libx265", preset="ultrafast", **{"x265-params": "keyint=45:bframes=3:open-gop=1:log-level=none"}), even
     if kind == "matroska":
         write_video(path, frames(n, first), 15, bframes=2, gop=45, start_s=3)
         return remux(path, path.with_suffix(".mkv")), even
@@ -49,4 +69,4 @@ def make(folder: Path, kind: str, n: int = 300, first: int = 0) -> tuple[Path, n
     raise ValueError(kind)
 
 
-KINDS = ("constant", "b_frames", "late_start", "all_key", "nasty", "matroska", "sound_first")
+KINDS = ("constant", "variable", "b_frames", "late_start", "all_key", "nasty", "open_gop", "hevc", "matroska", "sound_first")
