@@ -54,7 +54,7 @@ check: $(INSTALLED)
 
 # ---- working on it ------------------------------------------------------------------------------------------------
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab --ip=127.0.0.1 nbs
+	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/nbs/index.ipynb
 
 nbs: $(INSTALLED)
 	IN_TEST=1 $(BIN)/python .ci/execute.py

@@ -14,7 +14,12 @@ fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}"
 
 # run_of FILE: the run folder of this array task, a line each
-run_of() { sed -n "$((${SLURM_ARRAY_TASK_ID:-0} + 1))p" "$1"; }
+run_of() {
+  local run
+  run=$(sed -n "$((${SLURM_ARRAY_TASK_ID:-0} + 1))p" "$1")
+  [ -n "$run" ] || { echo "no run in line $((${SLURM_ARRAY_TASK_ID:-0} + 1)) of $1" >&2; return 1; }
+  printf '%s\n' "$run"
+}
 
 # forward COMMAND…: run it, hand USR1 and TERM on to it, and put this job back into the queue where it asks for that (75)
 forward() {
@@ -27,8 +32,13 @@ forward() {
     wait "$child" || code=$?
   done
   if [ "$code" -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then
-    echo "$(date -Is)  saved; back into the queue"
-    scontrol requeue "$SLURM_JOB_ID" || true # refused where the scheduler has done so itself
+    # only a job that is still running asks for the queue: a cancelled one is ending, and must stay cancelled
+    if [ "$(squeue --noheader --job "$SLURM_JOB_ID" --format %T 2>/dev/null || echo RUNNING)" = RUNNING ]; then
+      echo "$(date -Is)  saved; back into the queue"
+      scontrol requeue "$SLURM_JOB_ID" || true # refused where the scheduler has done so itself
+    else
+      echo "$(date -Is)  saved; the job is being ended, so it does not ask for the queue"
+    fi
   fi
   return "$code"
 }

@@ -20,8 +20,8 @@ from crosssuck.simulation import tiny_drive, tiny_events, tiny_predictions, tiny
 
 COMMAND = typer.main.get_command(app)
 VERBS = [n for n, c in COMMAND.commands.items() if not c.hidden]
-DESIGN = ["simulate", "manifest", "scan", "link", "verify-cameras", "extract", "split", "audit-split", "run", "evaluate", "calibrate", "confounds", "curves", "compare",
-          "predict", "report", "status", "doctor"]
+DESIGN = ["simulate", "manifest", "import-boris", "export-boris", "scan", "link", "verify-cameras", "extract", "split", "audit-split", "run", "evaluate", "calibrate", "confounds", "curves", "compare",
+          "predict", "status", "cancel", "resume", "clean", "report", "progress-report", "reproduce", "doctor"]
 
 
 def call(*words, code=0):
@@ -87,16 +87,16 @@ def test_faults_are_one_line_and_have_their_exit_code(monkeypatch, fault, code, 
     def broken(*args):
         raise fault
 
-    monkeypatch.setattr(crosssuck.experiments, "collect_runs", broken)
+    monkeypatch.setattr(crosssuck.experiments, "watch_runs", broken)
     result = CliRunner().invoke(app, ["status"])
     assert result.exit_code == code and result.stderr.startswith(words) and len(result.stderr.strip().splitlines()) == 1 and result.stdout == ""
 
 
 def test_fault_of_the_program_keeps_its_traceback(monkeypatch):
     import crosssuck.experiments
-    monkeypatch.setattr(crosssuck.experiments, "collect_runs", lambda runs: 1 / 0)
+    monkeypatch.setattr(crosssuck.experiments, "watch_runs", lambda runs: 1 / 0)
     assert isinstance(CliRunner().invoke(app, ["status"]).exception, ZeroDivisionError)
-    monkeypatch.setattr(crosssuck.experiments, "collect_runs", lambda runs: (_ for _ in ()).throw(UserError("x")))
+    monkeypatch.setattr(crosssuck.experiments, "watch_runs", lambda runs: (_ for _ in ()).throw(UserError("x")))
     monkeypatch.setenv("CROSSSUCK_DEBUG", "1")
     assert isinstance(CliRunner().invoke(app, ["status"]).exception, UserError)
 

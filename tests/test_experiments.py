@@ -13,9 +13,10 @@ import nbformat
 import pytest
 
 from crosssuck.core import SIMULATED, RunFolder, UserError, read_json, write_json, write_page, write_text
-from crosssuck.experiments import (NO_FETCH, PAGE_LIMIT, STAGES, TINY_CONFIG, Planned, begin_run, collect_runs, find_folds, find_runs, launch_local, plan_runs,
-                                   read_site, redact_tree, render_notebook, run_experiments, run_stages, run_state, sbatch_command, stale_reasons, tiny_notebooks,
-                                   worker_command, worker_environment, write_reports)
+from crosssuck.experiments import (ENDED, NO_FETCH, PAGE_LIMIT, STAGES, TINY_CONFIG, Planned, Seen, ask_scheduler, batch_file, begin_run, claim, clean_runs, code_hash, collect_runs,
+                                   data_blocks, find_folds, find_runs, how_far, is_held, judge, launch_local, leftovers, machine_fault, pick_runs, plan_runs, plan_waves,
+                                   progress_report, read_site, redact_tree, render_notebook, reproduce, resume_runs, run_experiments, run_stages, run_state, slots, stale_reasons,
+                                   task_list, tiny_notebooks, watch_runs, worker_command, worker_environment, write_reports)
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ["configs/tiny.yaml"]
@@ -115,7 +116,8 @@ def test_finished_run_is_left_alone(runs):
     before = {p: p.stat().st_mtime_ns for p in (runs / "runs").rglob("*") if p.is_file()}
     said = []
     run_experiments(CONFIG, [0, 1], resume=True, say=said.append)
-    assert before == {p: p.stat().st_mtime_ns for p in (runs / "runs").rglob("*") if p.is_file()} and all("finished before" in line for line in said)
+    after = {p: p.stat().st_mtime_ns for p in (runs / "runs").rglob("*") if p.is_file()}
+    assert before == after and all("finished before" in line for line in said)
 
 
 def test_stage_that_leaves_a_file_out_has_failed(project):
@@ -171,6 +173,9 @@ def test_folder_of_folds_becomes_a_run_a_fold(project):
     assert {p.config.data.split_dir for p in plan} == {"data/logo/g1", "data/logo/g10", "data/logo/g2"}
     run = begin_run(project / "runs", plan[0], overrides=["data.split_dir=data/logo"])
     assert run.name == "tiny/g1/s3" and stale_reasons(run) == []
+    write_text(project / "data/logo/g3 $(x)/split.json", "{}")
+    with pytest.raises(UserError, match=r"'g3 \$\(x\)' is no name for a folder"):
+        plan_runs(CONFIG, [3], overrides=["data.split_dir=data/logo"])
     assert list(find_folds(plan[0].config)) == [""]
 
 
@@ -189,31 +194,84 @@ loader: {{workers: 0}}
 """
 
 
-def test_smoke_of_the_real_notebooks(tmp_path, monkeypatch):
-    "Notebooks 06, 07 and 08 go through the real launcher with a few steps of a real network on real clips."
+NOTE = "Jane says that the calf by the gate was ill"
+
+
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory):
+    "Notebooks 06, 07 and 08 through the real launcher: one epoch of a real network on real clips, in a home of somebody's, on tables with an annotator's note."
+    import pandas as pd
+
     from crosssuck.simulation import tiny_study
-    monkeypatch.setenv("CROSSSUCK_ROOT", str(ROOT))
-    facts = read_json(tiny_study() / "split/split.json")
-    text = SMOKE.format(study=tiny_study()) .replace("simulated: true", f"simulated: true, scheme: {facts['scheme']}, split_seed: {facts['split_seed']}")
-    config = write_text(tmp_path / "smoke.yaml", text)
-    said = []
-    try:
-        run, = run_experiments([config], [3], runs=tmp_path / "runs", smoke=True, say=said.append)
-    except UserError as e:
-        raise AssertionError("\n".join([*said, str(e)])) from e
-    assert run_state(run) == "smoke" and collect_runs(tmp_path / "runs").state.tolist() == ["smoke"]
-    for notebook_name in ("06_train", "07_eval", "08_calibration"):
-        nb = nbformat.read(run / f"{notebook_name}.ipynb", as_version=4)
-        text = (run / f"{notebook_name}.ipynb").read_text()
-        assert str(ROOT) not in text and not any(o.output_type == "error" for c in nb.cells if c.cell_type == "code" for o in c.outputs)
-        assert any("image/png" in o.get("data", {}) for c in nb.cells if c.cell_type == "code" for o in c.outputs), f"{notebook_name} shows no figure"
-    index = write_reports(tmp_path / "runs", tmp_path / "reports")
-    page = index.read_text()
-    assert "only a smoke test" in page and "No run is finished yet" in page
-    for page in (tmp_path / "reports/smoke_s3").glob("*.html"):
+    home = tmp_path_factory.mktemp("home") / "jdoe"
+    shutil.copytree(tiny_study(), home / "study")
+    for path in (*(home / "study/split").glob("*.csv"), home / "study/clips/clips.csv"):
+        pd.read_csv(path, dtype=str, keep_default_na=False).assign(note=NOTE, comments=NOTE).to_csv(path, index=False)
+    facts = read_json(home / "study/split/split.json")
+    text = SMOKE.format(study=home / "study").replace("simulated: true", f"simulated: true, scheme: {facts['scheme']}, split_seed: {facts['split_seed']}").replace("epochs: 2", "epochs: 1")
+    config, said = write_text(home / "real.yaml", text), []
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"CROSSSUCK_ROOT": ROOT, "HOME": home, "USER": "jdoe", "LOGNAME": "jdoe"}.items():
+            patch.setenv(name, str(value))
+        try:
+            run, = run_experiments([config], [3], runs=home / "runs", say=said.append)
+        except UserError as e:
+            raise AssertionError("\n".join([*said, str(e)])) from e
+        index = write_reports(home / "runs", home / "reports")
+        progress = progress_report(pick_runs(["real/s3"], home / "runs"), home / "reports/progress.html")
+    return home, run, index, progress
+
+
+def test_real_notebooks_become_pages(real_run):
+    home, run, index, _ = real_run
+    assert run.done and run_state(run) == "done"
+    for name in ("06_train", "07_eval", "08_calibration"):
+        nb = nbformat.read(run / f"{name}.ipynb", as_version=4)
+        cells = [c for c in nb.cells if c.cell_type == "code"]
+        assert not any(o.output_type == "error" for c in cells for o in c.outputs)
+        assert any("image/png" in o.get("data", {}) for c in cells for o in c.outputs), f"{name} shows no figure"
+    assert "1 run: 1 finished" in index.read_text()
+    for page in (home / "reports/real_s3").glob("*.html"):
         html = page.read_text()
         assert page.stat().st_size < PAGE_LIMIT and SIMULATED in html and "<script" not in html and "data:image/png" in html
         assert not re.search(r"(src|href)=[\"']https?://", html) and "#| export" not in html
+
+
+def test_nothing_that_is_shared_names_a_home_a_user_or_a_note(real_run):
+    home, run, index, progress = real_run
+    shared = [*run.path.glob("*.ipynb"), *(home / "reports").rglob("*.html"), *(home / "reports").rglob("*.ipynb"), run / "provenance.json", run / "manifests_used.txt"]
+    assert len(shared) > 10 and NOTE in (home / "study/clips/clips.csv").read_text()
+    for path in shared:
+        words = re.sub(r"base64,[A-Za-z0-9+/=\\n]+|\"image/png\": \"[^\"]+\"", " ", path.read_text())
+        for private in (str(home), "jdoe", "Jane", "by the gate", str(ROOT), *([os.uname().nodename] if len(os.uname().nodename) > 3 else [])):
+            assert private not in words, f"{path.name} holds {private}"
+
+
+def test_names_are_left_in_when_asked_for(project, monkeypatch):
+    monkeypatch.setenv("CROSSSUCK_UNREDACTED", "1")
+    tiny_notebooks(project, fault="print(run.resolve())")
+    run, = run_experiments(CONFIG, [0], say=quiet)
+    assert str(project) in (run / "07_eval.ipynb").read_text()
+
+
+def test_progress_report_of_a_real_run_has_the_sections_of_the_labs_own(real_run):
+    _, run, _, progress = real_run
+    page = progress.read_text()
+    facts, history = read_json(run / "metrics/test_metrics.json"), read_json(run / "training_history.json")
+    parts = dict(zip(re.findall(r"<h2>(.*?)</h2>", page), re.split(r"<h2>.*?</h2>", page)[1:], strict=True))
+    assert "48 events" in parts["Data"] and "Durations: mean" in parts["Data"] and "no leak found" in parts["Splits"]
+    assert "r2plus1d_tiny" in parts["Model and training"] and all(f"{n:,} " in parts["Model and training"] for n in read_json(run / "provenance.json")["training"]["parameters"].values())
+    assert f"{facts['metrics']['macro_f1']:.3f}" in next(v for k, v in parts.items() if k.startswith("Results on test")) and len(history["epoch"]) == 1
+    assert "data:image/png" in parts["Learning curves"] and "1 epochs" not in page and all(s in page.replace("&#39;", "'").replace("&lt;", "<").replace("&gt;", ">") for s in read_json(run / "calibration/calibration.json")["sentences"][:1])
+    assert progress.stat().st_size < PAGE_LIMIT and "<script" not in page
+
+
+@pytest.mark.long
+def test_real_run_is_reproduced_to_the_last_bit(real_run, monkeypatch):
+    home, run, *_ = real_run
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(ROOT))
+    _, found = reproduce(run, say=quiet)
+    assert [d for d in found if d.kind == "result"] == []
 
 
 # ---- state and pages -----------------------------------------------------------------------------------------
@@ -242,16 +300,40 @@ def test_only_finished_runs_are_compared_and_all_is_escaped(runs):
     begin_run(runs / "runs", Planned(config, "", 6), smoke=True).finish()
     path = runs / "runs/tiny/s0/metrics/metrics.json"
     write_json(path, read_json(path) | {"verdict": "A behaviour named <script>alert(2)</script>."})
+    RunFolder(runs / "runs/tiny/s0").finish()
+    write_json(runs / "runs/tiny/s1/metrics/metrics.json", read_json(runs / "runs/tiny/s1/metrics/metrics.json") | {"verdict": "Splendid."})
     page = write_reports(extras=[]).read_text()
     compared, _, apart = page.partition("<h2>Not compared</h2>")
-    assert "tiny_s0/evaluate.html" in compared and "tiny_s1/" in compared and "alert(1)" not in compared
-    assert "tiny/s7" in apart and "tiny/s6" in apart and "tiny/s7" not in compared and "tiny/s6" not in compared
-    assert "<script" not in page and "&lt;script&gt;alert(2)" in page and "stale: metrics/metrics.json was changed" in page
-    assert SIMULATED in page and page.count("<tbody class=\"run\">") == 2
+    assert "tiny_s0/evaluate.html" in compared and "alert(1)" not in compared and page.count('<tbody class="run"') == 1
+    for k, why in ((7, "&lt;script&gt;alert(1)"), (6, "a few steps only"), (1, "metrics/metrics.json was changed after the run: run it again")):
+        assert f"tiny/s{k}" in apart and why in apart and f"tiny/s{k}" not in compared and f"tiny_s{k}" not in compared, k
+    assert page.count("<script>") == 1 and "&lt;script&gt;alert(2)" in page
+    assert SIMULATED in page and "1 of the finished is out of date" in page
     facts = read_json(path)["metrics"]
     assert f"<b>{facts['roc_auc']:.3f}</b>" in page and "always ear 0.400" in page and "cannot be told" in page
     for k in (0, 1):
-        assert (runs / f"reports/tiny_s{k}/train.html").exists()
+        assert (runs / f"reports/tiny_s{k}/train.html").exists() and (runs / f"reports/tiny_s{k}/06_train.ipynb").exists()
+
+
+@pytest.mark.parametrize("change, words", [("data/clips.csv", "clips.csv has changed"), ("data/split/split.json", "split.json has changed"), ("nbs/07_eval.ipynb", "the code of 07_eval has changed"),
+                                           ("configs/tiny.yaml", "its config has changed"), ("runs/tiny/s0/calibration/calibration.json", "calibration/calibration.json was changed")])
+def test_a_change_of_code_config_data_or_result_makes_a_run_stale(runs, change, words):
+    run, path = RunFolder(runs / "runs/tiny/s0"), runs / change
+    assert stale_reasons(run) == []
+    text = path.read_text()
+    write_text(path, {".ipynb": lambda: text.replace("rng.uniform(-0.08", "rng.uniform(-0.09"), ".yaml": lambda: text.replace("0.001", "0.002"), ".csv": lambda: text + "7\n"}.get(path.suffix, lambda: text.replace("}", " }"))())
+    assert path.read_text() != text and any(words in reason for reason in stale_reasons(run))
+    write_text(path, text)
+    assert stale_reasons(run) == []
+
+
+def test_code_is_the_same_whatever_is_said_about_it(runs):
+    before, path = code_hash("07_eval"), runs / "nbs/07_eval.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[-1].source = nb.cells[-1].source.replace("#| run", "#| run\n# a word about it\n")
+    nb.cells[0].source = "# Another heading"
+    nbformat.write(nb, path)
+    assert code_hash("07_eval") == before and code_hash("metrics") and code_hash("nowhere") == ""
 
 
 def test_index_is_the_same_when_rebuilt_and_links_lead_somewhere(runs):
@@ -259,7 +341,7 @@ def test_index_is_the_same_when_rebuilt_and_links_lead_somewhere(runs):
     first = write_reports(out="reports", extras=["pages"]).read_text()
     shutil.rmtree(runs / "reports")
     assert write_reports(out="reports", extras=["pages"]).read_text() == first
-    links = re.findall(r'href="([^"]+)"', first)
+    links = re.findall(r'href="([^"]+)"', first.partition("<script>")[0])
     assert "pages/pages/compare/comparison.html" in links and "<b>compare</b>" in first and "A &amp; B" in first
     assert all((runs / "reports" / href).exists() for href in links if href != "data:,")
     assert str(runs) not in first and NO_FETCH.split(";")[0] in first.replace("&#39;", "'")
@@ -306,15 +388,255 @@ def test_redaction_spares_pictures(project):
     assert clean["outputs"][0]["data"] == {"image/png": str(project), "text/plain": "./runs"} and clean["html"].endswith(">.")
 
 
-def test_pages_open_in_a_browser_without_a_word_on_the_console(runs, tmp_path):
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not browser:
+@pytest.fixture(scope="module")
+def chromium():
+    sync = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if not found:
         pytest.skip("no chromium on PATH")
-    index = write_reports()
-    for page in (index, *sorted((runs / "reports/tiny_s0").glob("*.html"))):
-        done = subprocess.run([browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0", "--dump-dom",
-                               page.as_uri()], capture_output=True, text=True, timeout=120)
-        assert "<h1>" in done.stdout and not re.search(r"CONSOLE|Refused to|ERR_", done.stderr), done.stderr[-2000:]
+    with sync.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+def test_pages_open_by_double_click_without_a_word_on_the_console(runs, chromium):
+    begin_run(runs / "runs", Planned(plan_runs(CONFIG, [0], resume=True)[0].config, "", 7)).say(state="failed", stage="train", error="<b>no</b>")
+    index, said = write_reports(), []
+    progress_report(pick_runs(["tiny"]))
+    page = chromium.new_page()
+    page.on("console", lambda m: said.append(m.text))
+    page.on("pageerror", lambda e: said.append(str(e)))
+    page.on("request", lambda r: said.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+    for path in (index, *sorted((runs / "reports").rglob("*.html"))):
+        page.goto(path.as_uri())
+        assert page.locator("h1").count() == 1 and path.stat().st_size < PAGE_LIMIT
+    assert not said, said
+    page.goto(index.as_uri())
+    assert len(page.pdf()) > 5000  # it prints
+    page.close()
+
+
+def test_index_sorts_and_filters(runs, chromium):
+    config = plan_runs(CONFIG, [0], resume=True)[0].config
+    begin_run(runs / "runs", Planned(config, "", 7)).say(state="failed", stage="train", error="no clip of event 9")
+    page = chromium.new_page()
+    page.goto(write_reports().as_uri())
+    shown = lambda: [e.get_attribute("data-run") for e in page.locator("[data-run]").all() if e.is_visible()]  # noqa: E731
+    auc = {f"tiny/s{k}": read_json(runs / f"runs/tiny/s{k}/metrics/metrics.json")["metrics"]["roc_auc"] for k in (0, 1)}
+    test = {f"tiny/s{k}": read_json(runs / f"runs/tiny/s{k}/metrics/test_metrics.json")["metrics"]["roc_auc"] for k in (0, 1)}
+    assert shown() == ["tiny/s0", "tiny/s1", "tiny/s7"]
+    page.get_by_role("button", name="ROC AUC").click()
+    assert shown()[:2] == sorted(auc, key=auc.get, reverse=True) and page.locator("th[aria-sort=descending]").count() == 1
+    page.get_by_role("button", name="ROC AUC").click()
+    assert shown()[:2] == sorted(auc, key=auc.get)
+    page.get_by_label("Sort scores by").select_option("test")
+    assert shown()[:2] == sorted(test, key=test.get, reverse=True)
+    page.get_by_role("button", name="seed").click()
+    assert shown()[:2] == ["tiny/s0", "tiny/s1"]
+    page.get_by_label("Filter").fill("event 9")
+    assert shown() == ["tiny/s7"] and "1 of 3 runs shown" in page.locator("#count").inner_text()
+    page.get_by_label("Filter").fill("")
+    page.get_by_label("State").select_option("done")
+    assert sorted(shown()) == ["tiny/s0", "tiny/s1"]
+    page.close()
+
+
+# ---- the progress report, reproduction, the state of runs -----------------------------------------------------
+
+def test_progress_report_takes_its_numbers_from_files(runs):
+    path = runs / "runs/tiny/s0/metrics/test_metrics.json"
+    first = progress_report(pick_runs(["tiny"])).read_text()
+    facts = read_json(path)
+    assert f"{facts['metrics']['roc_auc']:.3f}" in first and facts["verdict"] in first and first.count("<h2>") >= 9
+    for words in ("Data", "Splits", "Model and training", "Results on validation", "Results on test", "Learning curves", "Calibration", "What next"):
+        assert f"<h2>{words}" in first, words
+    facts["metrics"]["roc_auc"], facts["verdict"] = 0.7654321, "A <script>alert(1)</script> verdict."
+    write_json(path, facts)
+    second = progress_report(pick_runs(["tiny"])).read_text()
+    assert "0.765" in second and "0.765" not in first and "<script>" not in second and "&lt;script&gt;alert(1)" in second
+    assert "Out of date, told all the same: tiny/s0 (metrics/test_metrics.json was changed after the run)" in second
+
+
+def test_progress_report_escapes_what_the_tables_hold(runs):
+    import pandas as pd
+    pd.DataFrame({"event_idx": [0, 1], "behavior": ["<script>alert(1)</script>", "ear"], "group": 1, "day": 1, "duration_sec": 3}).to_csv(runs / "data/clips.csv", index=False)
+    page = progress_report(pick_runs(["tiny/s0"])).read_text()
+    assert "<script>" not in page and "&lt;script&gt;alert(1)" in page and "2 events in clips.csv" in page
+    assert "50.0 %" in str(data_blocks(plan_runs(CONFIG, [0], resume=True)[0].config)[1])
+
+
+def test_reproduction_finds_nothing_or_names_what_differs(runs):
+    second, found = reproduce(RunFolder(runs / "runs/tiny/s1"), say=quiet)
+    assert [d for d in found if d.kind == "result"] == [] and read_json(second / "reproduction.json")["same_results"] is True
+    assert [r.name for r in find_runs()] == ["tiny/s0", "tiny/s1"] and collect_runs().state.tolist() == ["done"] * 2
+    nb = nbformat.read(runs / "nbs/07_eval.ipynb", as_version=4)
+    nb.cells[-1].source = nb.cells[-1].source.replace("center + rng", "0.01 + center + rng")
+    nbformat.write(nb, runs / "nbs/07_eval.ipynb")
+    _, found = reproduce(RunFolder(runs / "runs/tiny/s1"), say=quiet)
+    assert {d.what for d in found if d.kind == "origin"} >= {"code of 07_eval"} and any(d.what.startswith("metrics/metrics.json: metrics.roc_auc") for d in found)
+    begin_run(runs / "runs", Planned(plan_runs(CONFIG, [0], resume=True)[0].config, "", 7))
+    with pytest.raises(UserError, match="it is incomplete, not finished"):
+        reproduce(RunFolder(runs / "runs/tiny/s7"))
+
+
+BEGUN = {"state": "running", "attempts": [{}]}
+
+
+@pytest.mark.parametrize("facts, more, state, why", [
+    ({}, {}, "planned", ""), ({"state": "planned"}, {"job": Seen("PENDING", "", "Priority")}, "queued", "Priority"), ({"state": "planned"}, {"submitted": True}, "failed", "never began"),
+    (BEGUN, {"job": Seen("RUNNING", "1:00:00")}, "running", ""), (BEGUN, {"job": Seen("COMPLETING")}, "running", ""), (BEGUN, {"held": True}, "running", ""),
+    (BEGUN, {}, "failed", "without a word"), (BEGUN, {"job": Seen("PENDING", "", "BeginTime")}, "preempted", "BeginTime"), (BEGUN | {"state": "interrupted"}, {"job": Seen("REQUEUED")}, "preempted", ""),
+    ({"state": "failed", "error": "no clip"}, {"job": Seen("FAILED")}, "failed", "no clip"), ({"state": "failed", "error": "no clip"}, {"job": Seen("PENDING")}, "queued", ""),
+    *[(BEGUN, {"job": Seen(s)}, "failed", ENDED[s]) for s in ENDED], (BEGUN, {"printed": "slurmstepd: error: *** JOB 5 ON n1 CANCELLED AT x DUE TO TIME LIMIT ***"}, "failed", "limit of time"),
+    (BEGUN, {"printed": "error: Detected 1 oom-kill event(s)"}, "failed", "out of memory"), (BEGUN | {"state": "interrupted", "error": "TERM came"}, {}, "interrupted", "TERM came"),
+    (BEGUN | {"state": "interrupted"}, {"job": Seen("CANCELLED")}, "interrupted", "cancelled"), ({"state": "done"}, {"done": True, "job": Seen("FAILED")}, "done", ""), ({"smoke": True}, {"done": True}, "smoke", ""),
+    ({"state": "done"}, {"job": Seen("COMPLETED")}, "failed", "left no DONE")])
+def test_state_is_decided_from_evidence(facts, more, state, why):
+    found, words = judge(facts, **more)
+    assert found == state and why in words
+
+
+def fake(folder, **programs):
+    folder.mkdir(exist_ok=True)
+    for name, text in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\necho \"$@\" >> {folder}/{name}.log\n{text}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def test_scheduler_is_asked_once_for_all_and_not_again_for_a_while(tmp_path, monkeypatch):
+    folder = fake(tmp_path / "bin", squeue="echo '7_0|RUNNING|1:00|None'; echo '7_1|PENDING|1:00|Priority'; echo '99|RUNNING|1|None'", sacct="echo '8_0|CANCELLED by 12'; echo '8_1|OUT_OF_MEMORY'")
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    kept = tmp_path / "kept.json"
+    asked = [ask_scheduler(["7_0", "7_1", "8_0", "8_1", "8_2"], kept) for _ in range(20)]
+    assert asked[0] == asked[-1] == {"7_0": Seen("RUNNING", "1:00", "None"), "7_1": Seen("PENDING", "1:00", "Priority"), "8_0": Seen("CANCELLED"), "8_1": Seen("OUT_OF_MEMORY")}
+    count = lambda name: len((folder / f"{name}.log").read_text().splitlines())  # noqa: E731
+    assert count("squeue") == count("sacct") == 1 and "--jobs=8" in (folder / "sacct.log").read_text()
+    os.utime(kept, (time.time() - 31, time.time() - 31))
+    ask_scheduler(["7_0"], kept)
+    assert count("squeue") == 2 and count("sacct") == 1
+    ask_scheduler(["7_0", "8_0"], kept)  # a job that was not asked for
+    assert count("squeue") == 3
+    fake(folder, squeue="exit 1", sacct="exit 1")
+    assert ask_scheduler(["7_0"], kept, patience_s=0) is None and ask_scheduler([], kept) == {}
+
+
+def test_status_tells_how_far_a_run_is(project):
+    run = begin_run(project / "runs", plan_runs(CONFIG, [0], overrides=["optim.epochs=10"])[0])
+    assert how_far(run) == {} and watch_runs().state.tolist() == ["planned"]
+    write_json(run / "training_history.json", {"epoch": [1, 2], "val_macro_f1": [0.5, None], "seconds": [60.0, 120.0]})
+    run.say(state="running", stage="train", attempts=[{"stage": "train"}])
+    with claim(run.path):
+        row = watch_runs().iloc[0]
+        assert is_held(run) and (row.state, row.epoch, row.best, row.left) == ("running", "2/10", "0.500 at 1", "12 min")
+    row = watch_runs().iloc[0]
+    assert (row.state, row.why) == ("failed", "its process ended without a word") and not is_held(run)
+
+
+def test_a_run_that_a_worker_holds_is_left_alone(project):
+    run = begin_run(project / "runs", plan_runs(CONFIG, [0])[0])
+    before, said = (run / "status.json").read_bytes(), []
+    with claim(run.path):
+        run_experiments(CONFIG, [0], resume=True, say=said.append)
+        assert said == ["[tiny/s0] a worker is at it, left alone"] and (run / "status.json").read_bytes() == before
+        code = "import sys; from crosssuck.experiments import claim\ntry:\n    with claim(sys.argv[1], wait_s=0.3): pass\nexcept Exception as e: print(e)"
+        assert "another process is at it" in subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, env=worker_environment()).stdout
+
+
+def test_resume_goes_on_with_what_is_unfinished_and_clean_spares_results(project):
+    tiny_notebooks(project, fault="if seed == 0: 1 / 0")
+    with pytest.raises(UserError):
+        run_experiments(CONFIG, [0, 1], say=quiet)
+    config = plan_runs(CONFIG, [0], resume=True)[0].config
+    begin_run(project / "runs", Planned(config, "", 6), smoke=True).finish()
+    tiny_notebooks(project)
+    write_text(project / "configs/tiny.yaml", TINY_CONFIG.replace("0.001", "0.009"))  # resume trusts the run's own config
+    assert [r.name for r in resume_runs(find_runs(), say=quiet)] == ["tiny/s0"] and watch_runs().state.tolist() == ["done", "done", "smoke"]
+    write_text(project / "runs/tiny/s1/last.ckpt", "x")
+    write_text(project / "runs/tiny/s1/.metrics.7.part.json", "{")
+    write_text(project / "runs/.jobs/20260101-000000-aaaa/train.sbatch", "")
+    before = {p for p in (project / "runs").rglob("*") if p.is_file()}
+    found = leftovers()
+    assert {p.relative_to(project / "runs").as_posix() for p, _ in found} == {"tiny/s6", "tiny/s1/last.ckpt", "tiny/s1/.metrics.7.part.json", ".jobs/20260101-000000-aaaa"}
+    assert {p for p in (project / "runs").rglob("*") if p.is_file()} == before  # listing removes nothing
+    clean_runs(found)
+    assert leftovers() == [] and all(run.done for run in find_runs()) and len(find_runs()) == 2
+
+
+def test_second_stage_starts_behind_its_first_and_not_without_it(project):
+    write_text(project / "configs/tiny_s2.yaml", TINY_CONFIG + "model: {init_from: tiny}\n")
+    with pytest.raises(UserError, match="tiny_s2/s1 starts from the weights of tiny/s1, which are not there"):
+        plan_runs(["configs/tiny_s2.yaml"], [1])
+    assert not (project / "runs").exists()
+    tiny_notebooks(project, fault="if seed == 1: 1 / 0", stage="06_train")
+    with pytest.raises(UserError, match="2 of 4 runs did not finish"):
+        run_experiments(["configs/tiny_s2.yaml", *CONFIG], [0, 1], jobs=2, say=quiet)
+    first, second = (RunFolder(project / f"runs/{n}/s0").facts()["attempts"] for n in ("tiny", "tiny_s2"))
+    assert second[0]["begun"] >= first[-1]["ended"] and "starts from did not finish" in RunFolder(project / "runs/tiny_s2/s1").facts()["error"]
+    assert [p.name for p in plan_runs(["configs/tiny_s2.yaml"], [0], resume=True)] == ["tiny_s2/s0"]
+
+
+def test_waves_give_every_second_stage_the_place_of_its_first(project):
+    for name in ("a2", "b2"):
+        write_text(project / f"configs/{name}.yaml", TINY_CONFIG + "model: {init_from: tiny}\n")
+    write_text(project / "configs/a3.yaml", TINY_CONFIG + "model: {init_from: a2}\n")
+    waves = plan_waves(plan_runs(["configs/a3.yaml", "configs/b2.yaml", "configs/a2.yaml", "configs/tiny.yaml"], [4, 5]))
+    place = {name: (k, task, w.after) for k, w in enumerate(waves) for task, name in w.tasks.items()}
+    assert len(waves) == 4 and [place[f"tiny/s{s}"] for s in (4, 5)] == [(0, 0, None), (0, 1, None)]
+    for child, parent in (("a2", "tiny"), ("b2", "tiny"), ("a3", "a2")):
+        for s in (4, 5):
+            (_, task, after), (wave, place_of_first, _) = place[f"{child}/s{s}"], place[f"{parent}/s{s}"]
+            assert (task, after) == (place_of_first, wave)
+    assert task_list([3]) == "3" and task_list([0, 1, 2]) == "0-2" and task_list([0, 2]) == "0,2"
+
+
+# ---- the local launcher ---------------------------------------------------------------------------------------
+
+def test_each_run_gets_its_gpu(project, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    tiny_notebooks(project, fault="import os, time; time.sleep(1); print('sees', os.environ['CUDA_VISIBLE_DEVICES'], os.environ['OMP_NUM_THREADS'], flush=True)")
+    said = []
+    run_experiments(CONFIG, [0, 1], say=said.append)
+    seen = [line.split("sees ")[1] for line in said if "sees " in line]
+    assert sorted(s.split()[0] for s in seen) == ["3", "5"] and {s.split()[1] for s in seen} == {str(max(1, (os.cpu_count() or 1) // 2))}
+    assert slots(None, []) == [{}] and [s["CUDA_VISIBLE_DEVICES"] for s in slots(5, ["a", "b"])] == ["a", "b", "a", "b", "a"]
+
+
+def test_a_gpu_that_is_not_there_is_said_before_anything_begins(project, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    said = []
+    assert "1 GPU asked for, 0 visible" in machine_fault(1, said.append) and machine_fault(0, said.append) == "" and "torch 2." in said[0]
+    run = begin_run(project / "runs", plan_runs(CONFIG, [0])[0])
+    assert run_stages(run.path, gpus=1) == 1 and "1 GPU asked for" in run.facts()["error"] and not (run / "06_train.ipynb").exists()
+
+
+def test_ctrl_c_leaves_no_process_and_a_run_that_goes_on(project):
+    tiny_notebooks(project, fault="import time; print('asleep', flush=True); time.sleep(120)")
+    code = "from crosssuck.experiments import run_experiments; run_experiments(['configs/tiny.yaml'], [0, 1, 2], jobs=2)"
+    with subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=worker_environment(), cwd=project, start_new_session=True) as p:
+        asleep = 0
+        for line in p.stdout:
+            asleep += "asleep" in line
+            if asleep == 2:
+                break
+        os.killpg(p.pid, signal.SIGINT)  # what a terminal does
+        begun = time.monotonic()
+        assert p.wait(timeout=60) != 0 and time.monotonic() - begun < 40
+    left = [q for q in Path("/proc").glob("[0-9]*/environ") if str(project).encode() in _bytes(q)]
+    assert not left and not any(is_held(r) for r in find_runs())
+    assert sorted(watch_runs().state) == ["interrupted", "interrupted", "planned"]
+    tiny_notebooks(project)
+    run_experiments(CONFIG, [0, 1, 2], resume=True, jobs=2, say=quiet)
+    assert (watch_runs().state == "done").all()
+
+
+def _bytes(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 # ---- the cluster ---------------------------------------------------------------------------------------------
@@ -336,6 +658,7 @@ def cluster(project, tmp_path, monkeypatch):
         for name in ("sbatch", "scancel"):
             (folder / name).write_text(FAKE.format(log=tmp_path / f"{name}.log", refuse_from=refuse_from if name == "sbatch" else 10_000))
             (folder / name).chmod(0o755)
+        fake(folder, squeue="exit 0", sacct="exit 0")
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
         shutil.copytree(ROOT / "slurm", project / "slurm", dirs_exist_ok=True)
         return project
@@ -353,11 +676,13 @@ def test_three_submissions_each_behind_the_other(cluster, tmp_path, monkeypatch)
     said = []
     folders = run_experiments(CONFIG, [0, 1, 2], launcher="slurm", site="slurm/sites/isaac-ng.yaml", say=said.append)
     train, evaluate, report = calls(tmp_path / "sbatch.log")
-    assert {"--array=0-2%4", "--account=lab-account", "--partition=campus-gpu", "--qos=campus-gpu", "--gres=gpu:1", "--mem=64G", "--cpus-per-task=8", "--time=24:00:00"} <= set(train)
-    assert {"--dependency=aftercorr:101", "--array=0-2%4", "--kill-on-invalid-dep=yes"} <= set(evaluate) and {"--dependency=afterany:102"} <= set(report)
+    files = [{line.removeprefix("#SBATCH ") for line in Path(c[k]).read_text().splitlines() if line.startswith("#SBATCH ")} for c, k in ((train, -2), (evaluate, -2), (report, -3))]
+    assert {"--array=0-2%4", "--account=lab-account", "--partition=campus-gpu", "--qos=campus-gpu", "--gres=gpu:1", "--mem=65536M", "--cpus-per-task=8", "--time=24:00:00", "--requeue",
+            "--open-mode=append", "--signal=B:USR1@300"} <= files[0]
+    assert {"--dependency=aftercorr:101", "--array=0-2%4", "--kill-on-invalid-dep=yes"} <= files[1] and {"--dependency=afterany:102"} <= files[2]
     assert [Path(c[k]).name for c, k in ((train, -2), (evaluate, -2), (report, -3))] == ["train.sbatch", "evaluate.sbatch", "report.sbatch"]
     assert Path(train[-1]).read_text().splitlines() == [str(r.path) for r in folders]
-    assert all(Path(r.path).is_relative_to(tmp_path / "scratch") for r in folders) and folders[1].facts()["jobs"] == {"train": "101_1", "evaluate": "102_1", "report": "103"}
+    assert all(Path(r.path).is_relative_to(tmp_path / "scratch") for r in folders) and {k: read_json(folders[1] / "job.json")[k] for k in ("train", "evaluate", "report")} == {"train": "101_1", "evaluate": "102_1", "report": "103"}
     assert any("squeue -j 101,102,103" in line for line in said) and [run_state(r) for r in folders] == ["incomplete"] * 3
     with pytest.raises(UserError, match="the run exists"):
         run_experiments(CONFIG, [0, 1, 2], launcher="slurm", site="slurm/sites/isaac-ng.yaml", say=quiet)
@@ -369,7 +694,7 @@ def test_dry_run_submits_and_makes_nothing(cluster, project, tmp_path):
     before = sorted(project.rglob("*"))
     said = []
     run_experiments(CONFIG, [0], launcher="slurm", site="slurm/sites/local.yaml", dry_run=True, say=said.append)
-    assert sum("sbatch --parsable" in line for line in said) == 3 and "aftercorr:<train>" in "".join(said)
+    assert sum("sbatch --parsable" in line for line in said) == 3 and "#SBATCH --dependency=aftercorr:<train>" in "".join(said) and "forward crosssuck work" in "".join(said)
     assert sorted(project.rglob("*")) == before and not (tmp_path / "sbatch.log").exists()
 
 
@@ -428,13 +753,19 @@ def test_shipped_profiles_and_batch_files(tmp_path):
         assert not re.search(r"--(partition|account|qos)=", text), "a site's words belong into its profile"
     code = (ROOT / "crosssuck/experiments.py").read_text() + (ROOT / "crosssuck/cli.py").read_text()
     assert "campus" not in code and "isaac" not in re.sub(r"\S*mvit_isaac\S*|slurm/sites/\S+", "", code)
-    assert len(sbatch_command(read_site(ROOT / "slurm/sites/local.yaml"), "report", ["a", "b"], jobs_dir=tmp_path)) > 5
+    assert "--partition=campus-gpu" in batch_file(read_site(ROOT / "slurm/sites/local.yaml"), "report") and "--signal" not in batch_file(lab_free(lab), "report")
+
+
+def lab_free(site):
+    from dataclasses import replace
+    return replace(site, account_env="")
 
 
 @pytest.mark.parametrize("code, requeued", [(0, False), (1, False), (75, True)])
 def test_batch_file_hands_the_signal_on_and_asks_for_the_queue(tmp_path, code, requeued):
     (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n')
     (tmp_path / "scontrol").chmod(0o755)
+    fake(tmp_path, squeue="echo RUNNING")
     child = f"import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit({code})))\nprint('up', flush=True)\ntime.sleep(60)"
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "CROSSSUCK_ROOT": str(tmp_path), "CROSSSUCK_ACTIVATE": ""}
     with subprocess.Popen(["bash", "-euc", f'set -o pipefail; source {ROOT}/slurm/env.sh; forward {sys.executable} -c "$0"', child], stdout=subprocess.PIPE, text=True, env=env) as job:

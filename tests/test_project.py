@@ -44,6 +44,34 @@ def test_environment_agrees_with_constraints(root):
     assert python.split("=")[1] in ("3.11", "3.12")
 
 
+def packaged(root, monkeypatch) -> dict:
+    "What setup.py hands to setuptools."
+    import runpy
+
+    import setuptools
+    given: dict = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **facts: given.update(facts))
+    runpy.run_path(str(root / "setup.py"))
+    return given
+
+
+def test_setup_settings_constraints_and_environment_agree(root, monkeypatch):
+    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
+    facts, cfg, pins = packaged(root, monkeypatch), settings(root), constraints(root)
+    assert facts["install_requires"] == cfg["requirements"].split() and facts["extras_require"]["dev"] == cfg["dev_requirements"].split()
+    for text in (*facts["install_requires"], *facts["extras_require"]["dev"]):
+        need = Requirement(text)
+        assert need.specifier.contains(pins[need.name.lower().replace("_", "-")]), text
+    env = yaml.safe_load((root / "environment.yml").read_text(encoding="utf-8"))
+    pip = next(d["pip"] for d in env["dependencies"] if isinstance(d, dict))
+    assert [w for w in pip if "[" in w] == ["-e .[dev]"] and set(facts["extras_require"]) == {"dev"}
+    python = next(d for d in env["dependencies"] if str(d).startswith("python=")).split("=")[1]
+    allowed = SpecifierSet(facts["python_requires"])
+    assert f"{python}.0" in allowed and "3.11.0" in allowed and "3.12.9" in allowed and "3.13.0" not in allowed and "3.10.9" not in allowed
+    assert facts["entry_points"]["console_scripts"] == ["crosssuck = crosssuck.cli:main"]
+
+
 def test_the_pair_of_torch_still_runs_on_a_v100(root):
     assert (constraints(root)["torch"], constraints(root)["torchvision"]) == ("2.10.0", "0.25.0")
 
@@ -79,3 +107,17 @@ def test_pictures_of_the_readme_exist(root):
     text = (root / "README.md").read_text(encoding="utf-8")
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)
     assert pictures and all((root / p).exists() for p in pictures)
+
+
+def test_start_page_lists_all_notebooks(root):
+    import nbformat
+    page = "\n".join(c.source for c in nbformat.read(root / "nbs/index.ipynb", as_version=4).cells)
+    listed = [name for name, target in re.findall(r"^\| \[(\w+)\]\((\w+)\.ipynb\) \| .+ \|$", page, re.M) if name == target]
+    assert listed == sorted(p.stem for p in (root / "nbs").glob("*.ipynb") if p.stem != "index")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert all((root / target).exists() for target in re.findall(r"\]\((nbs/\w+\.ipynb)\)", readme)) and "](nbs/04_splits.ipynb)" in readme
+
+
+def test_make_lab_opens_the_start_page_on_this_machine_alone(root):
+    lab = re.search(r"^lab:.*\n((?:\t.*\n)+)", (root / "Makefile").read_text(encoding="utf-8"), re.M)[1]
+    assert "--ip=127.0.0.1" in lab and "/lab/tree/nbs/index.ipynb" in lab and "token=" not in lab
