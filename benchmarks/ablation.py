@@ -61,6 +61,12 @@ def table(o: argparse.Namespace, fault: str, seed: int) -> Path:
     return o.runs / f"ablation_{fault}" / f"s{seed}" / "test_predictions.csv"
 
 
+def spoken(o: argparse.Namespace, fault: str, seeds: list[int]) -> str:
+    "Say which guards of the training spoke, and with how many seeds."
+    names = [g["guard"] for s in seeds for g in json.loads((table(o, fault, s).parent / "training_history.json").read_text())["guards"]]
+    return ", ".join(f"{name} ({names.count(name)} of {len(seeds)})" for name in dict.fromkeys(names)) or "none"
+
+
 def main() -> None:
     o = options()
     if o.one:
@@ -81,6 +87,7 @@ def main() -> None:
     with ThreadPoolExecutor(o.jobs) as pool:
         list(pool.map(work, [(f, s) for s in seeds for f in names]))
     costs = fault_costs({f: [pd.read_csv(table(o, f, s)) for s in seeds] for f in names})
+    costs["guards"] = [spoken(o, f, seeds) for f in costs.index]
     rows = json.loads(costs.reset_index().round(4).to_json(orient="records"))
     facts = {"what": "change of ROC AUC on groups never seen in training, fault put back minus design's inputs; paired by event, bout and seed",
              "config": o.config, "seeds": seeds, "costs": rows, "taken": provenance()["libraries"] | {"cpus": os.cpu_count(), "date": time.strftime("%Y-%m-%d")}}

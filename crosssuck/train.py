@@ -6,13 +6,13 @@
 __all__ = ['LAB_KEYS', 'OWN_KEYS', 'SELECTED', 'GAP', 'RECALL', 'TRIVIAL', 'COVERAGE', 'QUESTIONS', 'CURVES', 'MOVING', 'FAULTS',
            'focal_loss', 'soft_targets', 'old_focal_loss', 'clip_loss', 'class_weights', 'corrections', 'learning_rate',
            'mix', 'read_history', 'values', 'best_epoch', 'warmup_epochs', 'called_tail', 'blind_guess', 'Finding',
-           'Past', 'about_best', 'about_gap', 'about_tail_recall', 'about_loss', 'trivial_floor', 'about_chance',
-           'about_collapse', 'about_coverage', 'about_nan', 'answers', 'findings', 'guards', 'learning_curve',
-           'read_support', 'curves', 'class_counts', 'check_sides', 'fixed_part', 'Loop', 'start_loop',
-           'earlier_weights', 'ready', 'train_step', 'step_seed', 'gradient', 'backward', 'fewer_at_a_time',
-           'note_batch', 'train_epoch', 'epoch_row', 'table_loss', 'all_metrics', 'close_epoch', 'epoch_line',
-           'save_loop', 'load_loop', 'Requeue', 'stop_signals', 'run_notes', 'record_sources', 'fit', 'is_finished',
-           'with_fault', 'fault_costs', 'cost_figure']
+           'Past', 'about_best', 'about_gap', 'about_tail_recall', 'about_loss', 'trivial_floor', 'validation_support',
+           'chance_line', 'about_chance', 'about_collapse', 'about_coverage', 'about_nan', 'answers', 'findings',
+           'guards', 'learning_curve', 'read_support', 'curves', 'class_counts', 'check_sides', 'fixed_part', 'Loop',
+           'start_loop', 'earlier_weights', 'ready', 'train_step', 'step_seed', 'gradient', 'backward',
+           'fewer_at_a_time', 'note_batch', 'train_epoch', 'epoch_row', 'table_loss', 'all_metrics', 'close_epoch',
+           'epoch_line', 'save_loop', 'load_loop', 'Requeue', 'stop_signals', 'run_notes', 'record_sources', 'fit',
+           'is_finished', 'with_fault', 'fault_costs', 'cost_figure']
 
 # %% ../nbs/06_train.ipynb #06-003
 import contextlib
@@ -305,6 +305,15 @@ def trivial_floor(n_ear: int, n_tail: int, metric: str) -> dict[str, float]:
     scores = trivial_scores(np.arange(n_ear + n_tail) >= n_ear)
     return {words: scores[name][metric] for name, words in TRIVIAL.items() if metric in scores[name]}
 
+def validation_support(history: dict) -> dict[str, int] | None:
+    "Say how many ear and tail events validation has, where the history knows it."
+    return {"ear": int(history["val_n_ear"][-1]), "tail": int(history["val_n_tail"][-1])} if "val_n_ear" in history and history["val_n_ear"] else None
+
+def chance_line(history: dict, support: dict[str, int] | None = None) -> float | None: # macro F1 of the best trivial classifier, where the support is known
+    "Say what the best of the classifiers that never look would score."
+    support = support or validation_support(history)
+    return max(trivial_floor(support["ear"], support["tail"], "macro_f1").values()) if support else None
+
 def about_chance(past: Past) -> Finding | None:
     "Does the best epoch beat classifiers that never look at the video?"
     if not past.support:
@@ -362,9 +371,7 @@ def answers(
     select_by: str = "macro_f1",
 ) -> list[Finding]:
     "Ask a history every question."
-    if support is None and history.get("val_n_ear"):
-        support = {"ear": int(history["val_n_ear"][-1]), "tail": int(history["val_n_tail"][-1])}
-    past = Past(history, support, select_by)
+    past = Past(history, support or validation_support(history), select_by)
     noted = [Finding("memory", g["epoch"], g["sentence"], True) for g in history["guards"] if g["guard"] == "memory"] if "guards" in history else []
     return [a for q in QUESTIONS if (a := q(past)) is not None] + noted
 
@@ -444,10 +451,11 @@ def curves(
     history, beside = read_history(history_path), Path(history_path).parent / "config.yaml"
     config = make_config(read_yaml(beside), where=beside) if beside.exists() else None
     select_by = config.optim.select_by if config else "macro_f1"
-    found = answers(history, support if support is None or isinstance(support, dict) else read_support(support), select_by)
+    support = support if support is None or isinstance(support, dict) else read_support(support)
+    found = answers(history, support, select_by)
     facts = {"epochs": len(history["epoch"]), "select_by": select_by, "best_epoch": int(history["epoch"][best_epoch(history, select_by)]),
              "warmup_epochs": warmup_epochs(history), "findings": [a.sentence for a in found], "alarms": [asdict(a) for a in found if a.alarm]}
-    picture = figure_png(learning_curve(history, select_by=select_by))
+    picture = figure_png(learning_curve(history, select_by=select_by, floor=chance_line(history, support)))
     with atomic_path(Path(out) / "learning_curve.png") as tmp:
         tmp.write_bytes(picture)
     write_json(Path(out) / "curves.json", facts)
@@ -854,21 +862,23 @@ def fault_costs(
     *,
     n_boot: int = 2000,
     seed: int = 0,
-) -> pd.DataFrame: # a row a fault: roc_auc with and without it, cost, low, high, and each seed's difference
+) -> pd.DataFrame: # a row a fault: roc_auc and macro_f1 with and without it, cost, low, high, and each seed's difference
     "Say what each fault costs in ROC AUC, paired by event, bout and seed."
     first = tables["none"][0].set_index("event_idx")
     is_tail, bout = (first.true_label == "tail").to_numpy(), bout_codes(first.bout_id)
     def areas(table):
         prob = table.set_index("event_idx").loc[first.index, "prob_tail"].to_numpy()
-        return point_metrics(is_tail, prob)["roc_auc"], resample(Scorer(is_tail, prob, bout), n_boot, seed)["roc_auc"]
-    points, draws = ({k: np.array([a[i] for a in found]) for k, found in {k: [areas(t) for t in v] for k, v in tables.items()}.items()} for i in (0, 1))
+        scores = point_metrics(is_tail, prob)
+        return scores["roc_auc"], resample(Scorer(is_tail, prob, bout), n_boot, seed)["roc_auc"], scores["macro_f1"]
+    found = {k: [areas(t) for t in v] for k, v in tables.items()}
+    points, draws, f1 = ({k: np.array([a[i] for a in v]) for k, v in found.items()} for i in range(3))
     picked = np.random.default_rng(seed).integers(0, len(tables["none"]), (n_boot, len(tables["none"])))
     rows = []
     for fault in [k for k in tables if k != "none"]:
         each = points[fault] - points["none"]
         low, high = np.nanpercentile((draws[fault] - draws["none"])[picked, np.arange(n_boot)[:, None]].mean(1), [2.5, 97.5])
         rows.append({"fault": fault, "roc_auc_without": points["none"].mean(), "roc_auc_with": points[fault].mean(), "cost": each.mean(), "low": low, "high": high,
-                     "seeds": each.round(4).tolist(), "n_events": len(first), "n_bouts": int(bout.max()) + 1})
+                     "seeds": each.round(4).tolist(), "macro_f1_without": f1["none"].mean(), "macro_f1_with": f1[fault].mean(), "n_events": len(first), "n_bouts": int(bout.max()) + 1})
     return pd.DataFrame(rows).set_index("fault")
 
 # %% ../nbs/06_train.ipynb #06-097
