@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['BEHAVIOURS', 'ENDINGS', 'PLACES', 'KINDS', 'RESOLUTION_S', 'ROLES', 'LAB_COLUMNS', 'EVENT_COLUMNS', 'NEEDED', 'PAD_S',
-           'events_schema', 'manifest_schema', 'UNITS', 'BORIS_NAMES', 'BORIS_COLUMNS', 'parse_time', 'parse_date',
-           'parse_number', 'parse_duration', 'format_date', 'format_time', 'Columns', 'Sheets', 'Numbers', 'Boris',
-           'Rules', 'read_closed', 'read_rules', 'map_words', 'Quarantine', 'show_cell', 'open_workbook', 'Sheet',
-           'read_sheet', 'excel_letter', 'ord_letter', 'parse_text', 'make_forms', 'read_column', 'read_meanings',
-           'doubt_empty', 'read_span', 'count_days', 'join_notes', 'read_rows', 'suspect_ids', 'find_duplicates',
-           'other_class_overlap', 'covered', 'flag_events', 'check_table', 'Manifest', 'read_workbook', 'need_events',
-           'count_events', 'count_overlaps', 'summarise_quarantine', 'plot_durations', 'write_manifest', 'read_events',
-           'read_boris_table', 'boris_facts', 'boris_get', 'boris_modifiers', 'parse_seconds', 'pair_edges',
-           'media_place', 'boris_files', 'parse_media_names', 'try_tails', 'place_events', 'parse_offset',
-           'date_events', 'boris_cells', 'read_boris', 'short_names', 'to_boris', 'write_boris']
+           'events_schema', 'manifest_schema', 'UNITS', 'BORIS_NAMES', 'UNPLACED', 'BORIS_COLUMNS', 'parse_time',
+           'parse_date', 'parse_number', 'parse_duration', 'format_date', 'format_time', 'Columns', 'Sheets', 'Numbers',
+           'Boris', 'Rules', 'read_closed', 'read_rules', 'map_words', 'Quarantine', 'show_cell', 'open_workbook',
+           'Sheet', 'read_sheet', 'excel_letter', 'ord_letter', 'parse_text', 'make_forms', 'read_column',
+           'read_meanings', 'doubt_empty', 'read_span', 'count_days', 'join_notes', 'read_rows', 'suspect_ids',
+           'find_duplicates', 'other_class_overlap', 'covered', 'flag_events', 'check_table', 'Manifest',
+           'read_workbook', 'need_events', 'count_events', 'count_overlaps', 'summarise_quarantine', 'plot_durations',
+           'write_manifest', 'read_events', 'read_boris_table', 'boris_facts', 'boris_get', 'boris_modifiers',
+           'parse_seconds', 'pair_edges', 'media_place', 'boris_files', 'parse_media_names', 'try_tails',
+           'place_events', 'parse_offset', 'date_events', 'boris_cells', 'read_boris', 'short_names', 'to_boris',
+           'write_boris']
 
 # %% ../nbs/01_manifest.ipynb #01-003
 import csv
@@ -654,9 +655,11 @@ def read_workbook(
 def need_events(events: pd.DataFrame, quarantine: Quarantine, where: str) -> None:
     "Refuse a table of which no row could be read, and say what kept most rows out."
     if events.empty:
-        rejected = pd.Series([(r[2], r[4], r[5], r[6]) for r in quarantine.rows if r[7] == "rejected"], dtype=object)
-        (column, value, reason, action), n = next(iter(rejected.value_counts().items()), (("", "", "", ""), 0))
-        why = f": {column} is {value!r} in {n} of {len({(r[0], r[1]) for r in quarantine.rows if r[7] == 'rejected'})} rows ({reason})" if n else ""
+        rejected = [r for r in quarantine.rows if r[7] == "rejected"]
+        kinds = pd.Series([(r[2], r[5], r[6]) for r in rejected], dtype=object).value_counts()
+        (column, reason, action), n = next(iter(kinds.items()), (("", "", ""), 0))
+        value = next((r[4] for r in rejected if (r[2], r[5]) == (column, reason)), "")
+        why = f": {column} is {value!r} (in {n} of {len({(r[0], r[1]) for r in rejected})} rows: {reason})" if n else ""
         raise UserError(f"no row can be read{why}", where=where, remedy=f"{action.partition('; ')[2] or 'fill it, or correct the rules'} (--rules)")
 
 # %% ../nbs/01_manifest.ipynb #01-064
@@ -826,6 +829,7 @@ def parse_seconds(text: str) -> float | None:
     m = re.fullmatch(r"(?:(?:(\d+):)?(\d{1,2}):)?(\d+(?:\.\d*)?)", text.strip())
     return round(int(m[1] or 0) * 3600 + int(m[2] or 0) * 60 + float(m[3]), 3) if m else None
 
+# %% ../nbs/01_manifest.ipynb #01-085
 def pair_edges(
     table: pd.DataFrame,                    # a tabular export
     reject: Callable[[int, str, str], None], # told label, column and reason of what has no partner
@@ -851,7 +855,9 @@ def pair_edges(
     return events.assign(**{"Start (s)": times[events.index].astype(str), "Stop (s)": times[ends].astype(str).to_numpy(),
                             "Comment stop": [comment[e] if e != b else "" for b, e in zip(events.index, ends, strict=True)]})
 
-# %% ../nbs/01_manifest.ipynb #01-086
+# %% ../nbs/01_manifest.ipynb #01-088
+UNPLACED = "the export does not say how long the files before it are"
+
 def media_place(
     at_s: float,          # time of the event as BORIS counts, less the time offset
     files: list[str],     # files of player 1 in their order
@@ -869,7 +875,7 @@ def media_place(
         return files[i], round(at_s - (ends[i - 1] if i else 0), 3)
     if len(files) == 1 or files and named and PureWindowsPath(named).name == PureWindowsPath(files[0]).name:
         return files[0], at_s
-    return "the export does not say how long the files before it are"
+    return UNPLACED
 
 def boris_files(source: str, named: Iterable[str]) -> list[str]:
     "List the files of player 1, or the one file that all events of an observation name."
@@ -878,7 +884,7 @@ def boris_files(source: str, named: Iterable[str]) -> list[str]:
     known = sorted({n for n in named if n})
     return files or (known if len(known) == 1 else known and [""] * len(known))
 
-# %% ../nbs/01_manifest.ipynb #01-089
+# %% ../nbs/01_manifest.ipynb #01-091
 def parse_media_names(
     paths: Iterable[str],
 ) -> pd.DataFrame: # group, day (whole number or None), start (ISO text or ""), a row a path
@@ -908,12 +914,12 @@ def try_tails(
         return said
     return read
 
-# %% ../nbs/01_manifest.ipynb #01-091
+# %% ../nbs/01_manifest.ipynb #01-093
 def place_events(
     table: pd.DataFrame,                    # a row an event
     reject: Callable[[int, str, str], None], # told label, column and reason
     doubt: Callable[[int, str, str, str], None], # told label, column, reason and action
-) -> pd.DataFrame: # media, at_s (since the observation began), in_file_s, duration_sec; index: the labels that could be read
+) -> pd.DataFrame: # media, at_s (since the observation began), in_file_s (NaN: not known), duration_sec; index: the labels that could be read
     "Find file, place and duration of each event of a BORIS table."
     get = {c: boris_get(table, c) for c in BORIS_NAMES}
     start, stop = (get[c].map(parse_seconds).astype("float64") for c in ("start", "stop"))
@@ -927,6 +933,7 @@ def place_events(
         known = [x for t in lengths[label].split("|")[0].split(";") if (x := parse_seconds(t)) is not None]
         faults = {"no time can be read": start.isna()[label], "no stop can be read": stop.isna()[label], "the stop is before the start": stop[label] < start[label]}
         place = next((f for f, true in faults.items() if true), None) or (media_place(at_s, files, known, named) if files else ("", at_s))
+        if place == UNPLACED: place = (named or files[0], float("nan"))
         if isinstance(place, str):
             reject(label, "stop" if " stop " in place else "start", place)
             continue
@@ -940,7 +947,7 @@ def parse_offset(text: str) -> float | None:
     seconds = parse_seconds(text.lstrip("-+ "))
     return -seconds if seconds is not None and text.strip().startswith("-") else seconds
 
-# %% ../nbs/01_manifest.ipynb #01-093
+# %% ../nbs/01_manifest.ipynb #01-095
 def date_events(
     places: pd.DataFrame,                       # as `place_events` gives them
     observed: pd.Series,                        # the observation's date of each event, text
@@ -952,6 +959,9 @@ def date_events(
     said = names(places["media"].tolist())[["group", "day", "start"]].set_axis(places.index)
     t, at = places.join(said), {}
     for r in t.itertuples():
+        if r.start and np.isnan(r.in_file_s):
+            reject(r.Index, "start", UNPLACED)
+            continue
         try:
             begin = dt.datetime.fromisoformat(r.start or observed[r.Index].strip().replace(" ", "T"))
         except ValueError:
@@ -962,7 +972,7 @@ def date_events(
             doubt(r.Index, "date", "no clock in the media's name", "time taken from the observation's date; flagged observation_date")
     return t.loc[list(at)].assign(at=list(at.values()), dated=lambda t: (t["start"] == "") & (t["media"] != ""))
 
-# %% ../nbs/01_manifest.ipynb #01-096
+# %% ../nbs/01_manifest.ipynb #01-098
 def boris_cells(table: pd.DataFrame, clocks: pd.DataFrame, rules: Rules, where: object) -> tuple[pd.DataFrame, dict[str, str]]: # cells under our names, titles
     "Lay the columns of a BORIS table under our names, as the rules say."
     table, modifiers = table.loc[clocks.index], boris_modifiers(table)
@@ -989,7 +999,7 @@ def boris_cells(table: pd.DataFrame, clocks: pd.DataFrame, rules: Rules, where: 
     cells = cells.assign(**numbers).astype(object)
     return cells.mask(cells.isna() | (cells == ""), None), titles | {c: c for c in ("date", "start_time", "end_time", "duration_sec", *comments)}
 
-# %% ../nbs/01_manifest.ipynb #01-098
+# %% ../nbs/01_manifest.ipynb #01-100
 def read_boris(
     paths: Iterable[str | os.PathLike],                  # exports of BORIS, tsv or csv
     rules: Rules | str | os.PathLike | None = None,      # or the YAML file that holds them; the lab's where not given
@@ -1025,12 +1035,13 @@ def _boris_sheet(table: pd.DataFrame, path: Path, places: dict[int, tuple[str, i
     titles = {m: known[_squash(n)] for m, called in BORIS_NAMES.items() for n in reversed(called) if _squash(n) in known}
     return Sheet(path.name, pd.DataFrame({m: table[titles[m]] if m in titles else "" for m in BORIS_NAMES}, index=table.index), titles, {}, 0, 0, places=places)
 
-# %% ../nbs/01_manifest.ipynb #01-099
+# %% ../nbs/01_manifest.ipynb #01-101
 def _boris_manifest(parts: list[Sheet], rules: Rules, quarantine: Quarantine, paths: list[Path], facts: dict) -> Manifest:
     "Join the files' rows, and read and flag them as those of a sheet."
     if not parts:
         raise UserError("no file", where="BORIS", remedy="give at least one export")
-    cells = pd.concat([p.cells for p in parts])
+    cells = pd.concat([p.cells for p in parts]).astype(object)
+    cells = cells.where(cells.notna(), None)  # a column that only some of the files have
     places, titles = {k: v for p in parts for k, v in p.places.items()}, {k: v for p in parts for k, v in p.titles.items()}
     given = cells["event_idx"].map(lambda x: parse_number(x, whole=True))
     if len(given) and given.notna().all() and given.is_unique:  # our own export says which event each row is
@@ -1047,7 +1058,7 @@ def _boris_manifest(parts: list[Sheet], rules: Rules, quarantine: Quarantine, pa
     source = {"source": {"name": [p.name for p in paths], "sha256": [sha256_file(p) for p in paths]}, "boris": facts}
     return Manifest(tables[0], quarantine.table(), *tables[1:], {**source, **count_events(*tables, quarantine.table(), {})})
 
-# %% ../nbs/01_manifest.ipynb #01-104
+# %% ../nbs/01_manifest.ipynb #01-106
 BORIS_COLUMNS = ("Observation id", "Observation date", "Description", "Observation type", "Source", "Time offset (s)", "Coding duration", "Media duration (s)",
                  "FPS (frame/s)", "group", "day", "event_idx", "Subject", "Observation duration by subject by observation", "Behavior", "Behavioral category",
                  "Modifier #1", "Modifier #2", "Modifier #3", "Behavior type", "Start (s)", "Stop (s)", "Duration (s)", "Media file name", "Image index start",
@@ -1082,7 +1093,7 @@ def to_boris(
                seconds(events["duration_sec"].astype(object).where(~point, "")), media.where(inside, "NA"), "NA", "NA", "NA", "NA", get("note"), "")
     return pd.DataFrame(dict(zip(BORIS_COLUMNS, columns, strict=True)), index=events.index).astype(str)
 
-# %% ../nbs/01_manifest.ipynb #01-105
+# %% ../nbs/01_manifest.ipynb #01-107
 def write_boris(
     events: pd.DataFrame,   # as `read_events` gives them, linked or not
     path: str | os.PathLike, # .tsv or .csv

@@ -167,6 +167,18 @@ def with_boris(**changes) -> m.Rules:
     return dataclasses.replace(rules, boris=dataclasses.replace(rules.boris, **changes))
 
 
+def test_two_files_of_unknown_length_have_the_observations_time_where_no_name_has_a_clock(read):
+    got = read(rows(OLD, old("25", "26", media="a.mp4", total="99"), old("70", "71", media="b.mp4", total="99")), rules=with_boris(group="pen"))
+    assert got.events.start_time.tolist() == ["15:00:25", "15:01:10"] and got.events["flags"].str.contains("observation_date").all()
+    known = read(rows(OLD, old("25", "26", media=A, total="3600"), old("1850", "1851", media=B, total="3600")) + old("5", "6", obs="other") + "\n", "c.tsv", rules=with_boris(group="pen"))
+    assert [r[3] for r in lost(known)] == [m.UNPLACED] * 2 and len(known.events) == 1
+
+
+def test_files_with_other_columns_are_joined_without_inventing_a_note(tmp_path):
+    one, two = write_text(tmp_path / "one.tsv", rows(NEW, new("25", "26", comment="look"))), write_text(tmp_path / "two.tsv", BLOCK + f"5\t{A}\t1799.9\t15.0\t401\tear\t\t\tPOINT\n")
+    assert m.read_boris([one, two]).events[["note", "receiver_id", "pen_location"]].values.tolist() == [["look", "402", ""], ["", "", ""]]
+
+
 def test_group_and_day_come_from_a_column_before_the_name_and_days_are_counted_at_last(read):
     titles, line = NEW.replace("Subject\t", "Barn\tSubject\t", 1), new("25", "26")
     cells = line.split("\t")
@@ -189,7 +201,7 @@ def test_many_files_are_one_manifest(tmp_path):
 
 @pytest.mark.parametrize("text, words", [
     ("", "no table of events"), ("Subject\tName\n1\tx\n", "no table of events: no line has the titles Subject, Behavior and Start (s) or Time"), (b"\xff\xfe\x00", "cannot be read as text"),
-    (rows(NEW), "no row can be read"), (rows(NEW, new("5", "6", behavior="lying")), "no row can be read: Behavior is 'lying' in 1 of 1 rows (cannot be read); map it under behavior in the rules (--rules)")])
+    (rows(NEW), "no row can be read"), (rows(NEW, new("5", "6", behavior="lying")), "no row can be read: Behavior is 'lying' (in 1 of 1 rows: cannot be read); map it under behavior in the rules (--rules)")])
 def test_what_is_no_export_is_refused_in_one_line(tmp_path, text, words):
     path = tmp_path / "b.tsv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())

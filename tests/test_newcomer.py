@@ -161,8 +161,8 @@ def test_nothing_but_two_yaml_files_was_edited(root):
     (lambda t, root: edited((root / "configs/workbook_lab.yaml").read_text(), events="Beobachtungen"), ["sheet 'Beobachtungen': no column 'Date' (columns.date)", "and 8 more",
                                                                                                        "row 3 looks like the titles: write header_row: 3"]),
     (lambda t, root: t.replace("date: Datum", "date: Tag"), ["no column 'Tag' (columns.date)", "row 3 has 'Bucht', 'Datum'"]), (lambda t, root: t.replace("[Bemerkung]", "[Notizen]"), ["no column 'Notizen' (notes)"]),
-    (lambda t, root: t.replace("{links: 1, rechts: 2}", "{}"), ["Bucht is 'links' in 8 of 16 rows (cannot be read); map it under numbers.group in the rules"]),
-    (lambda t, root: t.replace("  ohr: ear", "  auge: ear").replace("  schwanz: tail", "  x: tail"), ["Verhalten is 'Ohr' in 8 of 16 rows (cannot be read); map it under behavior in the rules"]),
+    (lambda t, root: t.replace("{links: 1, rechts: 2}", "{}"), ["Bucht is 'links' (in 16 of 16 rows: cannot be read); map it under numbers.group in the rules"]),
+    (lambda t, root: t.replace("  ohr: ear", "  auge: ear").replace("  schwanz: tail", "  x: tail"), ["Verhalten is 'Ohr' (in 16 of 16 rows: cannot be read); map it under behavior in the rules"]),
     (lambda t, root: t.replace("  ohr: ear", "  ohr: ohr"), ["workbook.yaml: behavior: 'ohr' counts as 'ohr'; use one of ear, tail, teat, other"]),
     (lambda t, root: t.replace("duration_sec: Dauer", "duration_sec: null"), ["workbook.yaml: columns: neither end_time nor duration_sec has a column"]),
     (lambda t, root: t.replace("day_first:", "dayfirst:"), ["workbook.yaml: unknown key 'dayfirst'"]), (lambda t, root: t.replace("header_row: 3", "header_row: three"), ["workbook.yaml: header_row is 'three'"])])
