@@ -314,6 +314,7 @@ def chance_line(history: dict, support: dict[str, int] | None = None) -> float |
     support = support or validation_support(history)
     return max(trivial_floor(support["ear"], support["tail"], "macro_f1").values()) if support else None
 
+# %% ../nbs/06_train.ipynb #06-039
 def about_chance(past: Past) -> Finding | None:
     "Does the best epoch beat classifiers that never look at the video?"
     if not past.support:
@@ -345,7 +346,7 @@ def about_collapse(past: Past) -> Finding | None:
     words = f"Collapse: all {n} validation events are called {name} at epoch {first}, one class alone in {len(one)} of {_epochs(len(past.epochs))}."
     return Finding("collapse", first, words, True)
 
-# %% ../nbs/06_train.ipynb #06-038
+# %% ../nbs/06_train.ipynb #06-040
 COVERAGE = 0.75  # of what a training window could show of its event
 
 def about_coverage(past: Past) -> Finding | None:
@@ -364,7 +365,7 @@ def about_nan(past: Past) -> Finding | None:
 
 QUESTIONS = (about_nan, about_collapse, about_best, about_chance, about_tail_recall, about_gap, about_loss, about_coverage)
 
-# %% ../nbs/06_train.ipynb #06-039
+# %% ../nbs/06_train.ipynb #06-041
 def answers(
     history: dict,                          # see `read_history`
     support: dict[str, int] | None = None,  # ear and tail events of validation; from the history where it says so
@@ -388,7 +389,7 @@ def guards(history: dict, select_by: str = "macro_f1") -> list[dict]:
     "List the alarms of a history: epoch, guard, sentence."
     return [{"epoch": a.epoch, "guard": a.guard, "sentence": a.sentence} for a in answers(history, None, select_by) if a.alarm]
 
-# %% ../nbs/06_train.ipynb #06-045
+# %% ../nbs/06_train.ipynb #06-047
 CURVES = {"losses": {"train_loss": ("training", "0.55"), "val_loss": ("validation", COLOUR["ear"])},
           "scores": {"train_macro_f1": ("macro F1, training as drawn", "0.55"), "train_eval_macro_f1": ("macro F1, training as evaluated", "0.25"),
                      "val_macro_f1": ("macro F1, validation", COLOUR["ear"]), "val_tail_recall": ("tail recall, validation", COLOUR["tail"])}}
@@ -420,7 +421,7 @@ def learning_curve(
     axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
-# %% ../nbs/06_train.ipynb #06-048
+# %% ../nbs/06_train.ipynb #06-050
 def read_support(
     given: str | os.PathLike,   # `ear=323,tail=38`, or a CSV with a column `true_label` or `behavior`
 ) -> dict[str, int]: # ear and tail events
@@ -439,7 +440,7 @@ def read_support(
         raise UserError(f"{counts['ear']} ear and {counts['tail']} tail events", where=given, remedy="give a validation split with both")
     return counts
 
-# %% ../nbs/06_train.ipynb #06-050
+# %% ../nbs/06_train.ipynb #06-052
 def curves(
     history_path: str | os.PathLike, # training_history.json, ours or the lab's
     out: str | os.PathLike,          # folder for curves.html, curves.json, learning_curve.png
@@ -464,7 +465,7 @@ def curves(
                simulated=simulated or bool(config and config.data.simulated))
     return facts
 
-# %% ../nbs/06_train.ipynb #06-053
+# %% ../nbs/06_train.ipynb #06-055
 def class_counts(side: EventSet) -> dict[str, int]:
     "Count ear and tail events of a side."
     return {c: int((side.label == k).sum()) for k, c in enumerate(CLASSES)}
@@ -496,7 +497,7 @@ def fixed_part(
         rows += rng.permutation(there)[:counts[c]].tolist()
     return train.subset(sorted(rows))
 
-# %% ../nbs/06_train.ipynb #06-056
+# %% ../nbs/06_train.ipynb #06-058
 @dataclass
 class Loop:
     "A training run in progress."
@@ -529,7 +530,7 @@ class Loop:
 
 MOVING = ("epoch", "step", "moves", "seen", "seconds", "history", "micro")
 
-# %% ../nbs/06_train.ipynb #06-058
+# %% ../nbs/06_train.ipynb #06-060
 def start_loop(
     config: Config,
     run: RunFolder,
@@ -560,7 +561,7 @@ def earlier_weights(config: Config, run: RunFolder) -> Path:
         raise UserError(f"no {'/'.join(path.parts[-3:])} to start from", where="model.init_from", remedy=f"run {config.model.init_from} with this seed first")
     return path
 
-# %% ../nbs/06_train.ipynb #06-060
+# %% ../nbs/06_train.ipynb #06-062
 def ready(
     model: Classifier,
     config: Config,
@@ -577,7 +578,7 @@ def ready(
     ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(optim.ema), use_buffers=True) if optim.ema else None
     return model, torch.compile(model) if optim.compile else model, optimiser, ema
 
-# %% ../nbs/06_train.ipynb #06-063
+# %% ../nbs/06_train.ipynb #06-065
 def train_step(
     loop: Loop,
     group: list[Batch],  # the batches of one step
@@ -601,7 +602,7 @@ def step_seed(*facts: int) -> int: # seed, epoch, batch; and 1 for Mixup
     "Give the seed of a step's dropout, or of its Mixup."
     return int(np.random.SeedSequence(facts).generate_state(1)[0])
 
-# %% ../nbs/06_train.ipynb #06-064
+# %% ../nbs/06_train.ipynb #06-066
 def gradient(
     loop: Loop,
     video: Tensor,   # (B, C, T, H, W) of the whole step, on the device
@@ -637,7 +638,7 @@ def fewer_at_a_time(loop: Loop, n: int) -> None:
     loop.history["guards"] = [*loop.history["guards"], {"epoch": loop.epoch + 1, "guard": "memory", "sentence": sentence}]
     print(sentence, flush=True)
 
-# %% ../nbs/06_train.ipynb #06-065
+# %% ../nbs/06_train.ipynb #06-067
 def note_batch(loop: Loop, batch: Batch, target: Tensor, loss: Tensor, logits: Tensor) -> None:
     "Write down what a step's clips gave; stop at a loss that is not a number."
     loss, target, logits = loss.cpu(), target.cpu(), logits.cpu()
@@ -651,7 +652,7 @@ def note_batch(loop: Loop, batch: Batch, target: Tensor, loss: Tensor, logits: T
         loop.seen[key] += value.tolist()
     loop.seen["share"] += [min(o / loop.holds[i], 1.0) for i, o in zip(batch.event_idx.tolist(), batch.overlap_s.tolist(), strict=True)]
 
-# %% ../nbs/06_train.ipynb #06-070
+# %% ../nbs/06_train.ipynb #06-072
 def train_epoch(
     loop: Loop,
     asked: list[str] = (),         # fills when a signal comes
@@ -675,7 +676,7 @@ def train_epoch(
     loop.seconds += time.monotonic() - begun
     return left == 0
 
-# %% ../nbs/06_train.ipynb #06-073
+# %% ../nbs/06_train.ipynb #06-075
 def epoch_row(loop: Loop, val: pd.DataFrame, part: pd.DataFrame) -> dict[str, float | None]:
     "Give the values of one epoch under the keys of the history."
     scores, again = (all_metrics(t.true_label == "tail", t.prob_tail) for t in (val, part))
@@ -705,7 +706,7 @@ def _plain_number(x) -> float | int | None:
     if isinstance(x, (int, np.integer)): return int(x)
     return None if x is None or not math.isfinite(x) else float(x)
 
-# %% ../nbs/06_train.ipynb #06-075
+# %% ../nbs/06_train.ipynb #06-077
 def close_epoch(loop: Loop) -> None:
     "Score the epoch, append it to the history, keep the best weights, save everything."
     begun, select_by = time.monotonic(), loop.config.optim.select_by
@@ -729,7 +730,7 @@ def epoch_line(loop: Loop) -> str:
     return (f"epoch {last['epoch']}/{loop.config.optim.epochs}: training loss {last['train_loss']:.3f}, validation macro F1 {last['val_macro_f1']:.3f}, "
             f"tail recall {last['val_tail_recall']:.2f}, {last['drawn_ear']}+{last['drawn_tail']} ear+tail drawn, {last['seconds']:.1f} s")
 
-# %% ../nbs/06_train.ipynb #06-077
+# %% ../nbs/06_train.ipynb #06-079
 def save_loop(loop: Loop) -> None:
     "Save all that moves as `last.ckpt`."
     moving = {k: getattr(loop, k) for k in MOVING}
@@ -753,7 +754,7 @@ def load_loop(loop: Loop) -> Loop:
         loop.ema.load_state_dict(saved["ema"])
     return replace(loop, **{k: saved[k] for k in MOVING})
 
-# %% ../nbs/06_train.ipynb #06-079
+# %% ../nbs/06_train.ipynb #06-081
 class Requeue(Exception):
     "The run is saved and wants to be started again."
     exit_code = 75
@@ -774,7 +775,7 @@ def stop_signals() -> Iterator[list[str]]: # fills with the names of signals tha
         for n, old in before.items():
             signal.signal(getattr(signal, n), old or signal.SIG_DFL)
 
-# %% ../nbs/06_train.ipynb #06-082
+# %% ../nbs/06_train.ipynb #06-084
 def run_notes(
     config: Config,
     model: Classifier,
@@ -809,7 +810,7 @@ def record_sources(loop: Loop) -> None:
     write_text(run / "manifests_used.txt", "\n".join(lines) + "\n")
     write_json(run / "provenance.json", {**facts, "training": training})
 
-# %% ../nbs/06_train.ipynb #06-085
+# %% ../nbs/06_train.ipynb #06-087
 def fit(
     config: Config,
     run: RunFolder,
@@ -843,7 +844,7 @@ def is_finished(loop: Loop, max_steps: int | None = None) -> bool:
     impatient = optim.patience is not None and since_best >= optim.patience
     return done >= optim.epochs or impatient or bool(max_steps and done and loop.moves >= max_steps)
 
-# %% ../nbs/06_train.ipynb #06-092
+# %% ../nbs/06_train.ipynb #06-094
 FAULTS = {"window_anywhere": "window anywhere in the clip", "augment_per_frame": "a change drawn anew\nfor every frame",
           "two_geometries": "two geometries", "weights_in_focus": "class weights inside\nthe focusing term"}
 
@@ -856,7 +857,7 @@ def with_fault(
     return replace(config, experiment=f"ablation_{fault}", study="ablation", faults=(fault,), note=f"A study: E1's fault {fault}, put back.",
                    loss=heavy if fault == "weights_in_focus" else config.loss)
 
-# %% ../nbs/06_train.ipynb #06-095
+# %% ../nbs/06_train.ipynb #06-097
 def fault_costs(
     tables: dict[str, list[pd.DataFrame]],  # `none` and each fault -> predictions of the same events, a table a seed
     *,
@@ -881,7 +882,7 @@ def fault_costs(
                      "seeds": each.round(4).tolist(), "macro_f1_without": f1["none"].mean(), "macro_f1_with": f1[fault].mean(), "n_events": len(first), "n_bouts": int(bout.max()) + 1})
     return pd.DataFrame(rows).set_index("fault")
 
-# %% ../nbs/06_train.ipynb #06-097
+# %% ../nbs/06_train.ipynb #06-099
 def cost_figure(
     costs: pd.DataFrame, # of `fault_costs`
 ): # -> Figure
