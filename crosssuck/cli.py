@@ -378,7 +378,8 @@ def compare_verb(items: Annotated[list[Path], typer.Argument(help="run folders a
                  manifest: Annotated[Optional[Path], typer.Option(help="events, for tables without event ids or labels")] = None, simulated: Simulated = False):
     "Compare models on the same events, paired; no winner is named inside the noise. Runs of one experiment count as its seeds."
     from crosssuck.eval import compare
-    found = compare([given(i) for i in items], out, manifest=manifest, simulated=simulated)
+    from crosssuck.experiments import only_comparable
+    found = compare(only_comparable([given(i) for i in items]), out, manifest=manifest, simulated=simulated)
     for sentence in (*found["sentences"], *dict.fromkeys(p["seeds"] for p in found["parts"].values() if p["seeds"]), *filter(None, [found["plan"]])):
         typer.echo(sentence)
 

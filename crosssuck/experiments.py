@@ -1264,7 +1264,7 @@ def only_comparable(
 ) -> list[Path]:
     "Refuse a run that may not stand in a comparison, and say why."
     items = [Path(i) for i in items]
-    for run in (RunFolder(i) for i in items if i.is_dir()):
+    for run in (RunFolder(i) for i in items if (i / "config.yaml").exists()):
         state, stale = run_state(run), "; ".join(stale_reasons(run)) if run.done else ""
         if state != "done" or stale:
             raise UserError(f"it is {state if state != 'done' else f'out of date ({stale})'}, and is not compared", where=run.name, remedy="finish it, or run it again")

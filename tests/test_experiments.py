@@ -175,7 +175,7 @@ def test_folder_of_folds_becomes_a_run_a_fold(project):
     assert run.name == "tiny/g1/s3" and stale_reasons(run) == []
     write_text(project / "data/logo/g3 $(x)/split.json", "{}")
     with pytest.raises(UserError, match=r"'g3 \$\(x\)' is no name for a folder"):
-        plan_runs(CONFIG, [3], overrides=["data.split_dir=data/logo"])
+        plan_runs(CONFIG, [4], overrides=["data.split_dir=data/logo"])
     assert list(find_folds(plan[0].config)) == [""]
 
 
@@ -434,7 +434,7 @@ def test_index_sorts_and_filters(runs, chromium):
     assert shown()[:2] == sorted(test, key=test.get, reverse=True)
     page.get_by_role("button", name="seed").click()
     assert shown()[:2] == ["tiny/s0", "tiny/s1"]
-    page.get_by_label("Filter").fill("event 9")
+    page.get_by_label("Filter").fill("tiny/s7 clip")
     assert shown() == ["tiny/s7"] and "1 of 3 runs shown" in page.locator("#count").inner_text()
     page.get_by_label("Filter").fill("")
     page.get_by_label("State").select_option("done")
