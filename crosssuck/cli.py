@@ -373,6 +373,7 @@ def curves_verb(history: Path, out: Out, support: Annotated[Optional[str], typer
     for sentence in curves(history, out, support=support, simulated=simulated)["findings"]:
         typer.echo(sentence)
 
+# %% ../nbs/12_cli.ipynb #12-042
 @verb("compare", "runs/demo_v4_center/s0 runs/demo_v4_roi/s0 --out reports/compare")
 def compare_verb(items: Annotated[list[Path], typer.Argument(help="run folders and prediction tables of the same events")], out: Out,
                  manifest: Annotated[Optional[Path], typer.Option(help="events, for tables without event ids or labels")] = None, simulated: Simulated = False):
@@ -391,7 +392,7 @@ def ensemble_verb(runs: Annotated[list[Path], typer.Argument(help="run folders t
     for sentence in ensemble([given(r) for r in runs], made(out), by=by)["sentences"]:
         typer.echo(sentence)
 
-# %% ../nbs/12_cli.ipynb #12-044
+# %% ../nbs/12_cli.ipynb #12-045
 @verb("confounds", "predictions_agg.csv --train data/splits/bout/train.csv --val data/splits/bout/val.csv --out reports/confounds")
 def confounds_verb(predictions: Path, train: Annotated[Path, typer.Option(help="the training events")], val: Annotated[Path, typer.Option(help="the events of the predictions")], out: Out,
                    run: Annotated[Optional[Path], typer.Option(help="run folder, for the tests that need the model")] = None,
@@ -403,7 +404,7 @@ def confounds_verb(predictions: Path, train: Annotated[Path, typer.Option(help="
     typer.echo(f"{panel_words(panel)}\n")
     show(shown_panel(panel))
 
-# %% ../nbs/12_cli.ipynb #12-046
+# %% ../nbs/12_cli.ipynb #12-047
 def predict_table(
     checkpoint: str | os.PathLike,         # best.ckpt of a run
     manifest: str | os.PathLike,           # events: a side of a split, or clips.csv
@@ -433,7 +434,7 @@ def predict_table(
         part = load_events(config, "val", spec=input_spec(config))
         return predict(model.to(machine.device), eval_batches(part, config, workers=workers), part, machine=machine)
 
-# %% ../nbs/12_cli.ipynb #12-047
+# %% ../nbs/12_cli.ipynb #12-048
 @verb("predict", "runs/demo_v4_roi/s0/best.ckpt data/splits/bout/test_ood.csv --views 5 --out predictions.csv")
 def predict_verb(checkpoint: Path, manifest: Path, out: OutCsv, clips: Annotated[Optional[Path], typer.Option(help="clips.csv; the config's if not given")] = None,
                  boxes: Annotated[Optional[Path], typer.Option(help="boxes.csv, for the geometry roi")] = None,
@@ -447,7 +448,7 @@ def predict_verb(checkpoint: Path, manifest: Path, out: OutCsv, clips: Annotated
     write_csv(out, table)
     typer.echo(f"{len(table)} events scored with {table.n_views.max()} views each: {out}")
 
-# %% ../nbs/12_cli.ipynb #12-051
+# %% ../nbs/12_cli.ipynb #12-052
 Runs = Annotated[Optional[Path], typer.Option("--runs", help="folder of the runs; runs/ if not given")]
 Names = Annotated[Optional[list[str]], typer.Argument(help="runs (demo_v4_roi/s42), experiments (demo_v4_roi) or folders; all if none is given")]
 
@@ -470,7 +471,7 @@ def cancel_verb(names: Annotated[list[str], typer.Argument(help="runs (demo_v4_r
     ended = cancel_runs(pick_runs([] if names == ["all"] else names, root), root)
     typer.echo(f"ended: {', '.join(ended)}" if ended else "nothing was queued or running")
 
-# %% ../nbs/12_cli.ipynb #12-052
+# %% ../nbs/12_cli.ipynb #12-053
 @verb("resume", "train_binary_v4_mvit_isaac")
 def resume_verb(names: Names = None, runs: Runs = None, launcher: Annotated[str, typer.Option(help="local or slurm; as it was launched if not given")] = "",
                 site: Annotated[Optional[Path], typer.Option(help="site profile for slurm; the one of before if not given")] = None,
@@ -498,7 +499,7 @@ def clean_verb(runs: Runs = None, failed: Annotated[bool, typer.Option("--failed
         clean_runs(found)
     typer.echo(f"{len(found)} {'removed' if yes else 'to remove: add --yes'}" if found else "nothing to remove")
 
-# %% ../nbs/12_cli.ipynb #12-053
+# %% ../nbs/12_cli.ipynb #12-054
 @verb("report", "runs --pages data/reports --out reports")
 def report_verb(runs: Annotated[Optional[Path], typer.Argument(help="folder of the runs")] = None, out: Annotated[Optional[Path], typer.Option(help="folder of the pages")] = None,
                 pages: Annotated[Optional[list[Path]], typer.Option(help="folder with pages of evaluate, calibrate, confounds, compare, curves; may be repeated")] = None):
@@ -529,7 +530,7 @@ def reproduce_verb(name: Annotated[str, typer.Argument(help="a finished run, e.g
     typer.echo(f"{'the same results' if same else 'the results differ'}; the second run is {redact(str(second.path))}")
     raise typer.Exit(0 if same else 1)
 
-# %% ../nbs/12_cli.ipynb #12-056
+# %% ../nbs/12_cli.ipynb #12-057
 def checkup(
     config: str | os.PathLike | None = None, # YAML whose loader is looked at; E1's window and batch if not given
 ): # table: what, found, fine (yes, no, or note), remedy
@@ -554,7 +555,7 @@ def checkup(
     rows += checkup_torch() + checkup_loader(config) if importlib.util.find_spec("torch") else []
     return pd.DataFrame(rows, columns=["what", "found", "fine", "remedy"]).assign(remedy=lambda t: t.remedy.where(t.fine != "yes", ""))
 
-# %% ../nbs/12_cli.ipynb #12-057
+# %% ../nbs/12_cli.ipynb #12-058
 def checkup_torch() -> list[tuple[str, str, str, str]]:
     "Look at GPU, precision and weights."
     import torch
@@ -576,7 +577,7 @@ def checkup_torch() -> list[tuple[str, str, str, str]]:
         rows.append((f"weights of {name}", "found" if here else "not here", "yes" if here else "note", f"fetched at the first run, or put {url} into weights/"))
     return rows
 
-# %% ../nbs/12_cli.ipynb #12-058
+# %% ../nbs/12_cli.ipynb #12-059
 def checkup_loader(config: str | os.PathLike | None = None) -> list[tuple[str, str, str, str]]:
     "Bound the memory of a loader worker, and of all of them with the cache, and hold it against the machine's."
     from crosssuck.core import load_config, make_config
@@ -591,7 +592,7 @@ def checkup_loader(config: str | os.PathLike | None = None) -> list[tuple[str, s
     words = f"{c.loader.workers} workers on 4K clips and a cache of {c.loader.cache_mb / 1e3:g} GB: {need:.1f} GB" + (f" of {there:.0f}" if there else "")
     return [*rows, ("memory of the loader", words, "note" if there and need > 0.7 * there else "yes", "lower loader.workers or loader.cache_mb")]
 
-# %% ../nbs/12_cli.ipynb #12-060
+# %% ../nbs/12_cli.ipynb #12-061
 @verb("doctor", "--config configs/train_binary_v4_mvit_isaac.yaml")
 def doctor_verb(config: Annotated[Optional[Path], typer.Option(help="experiment whose loader is looked at; E1's window and batch if not given")] = None):
     "Say what is installed, which GPU and precision will be used, what is missing and how to get it."
