@@ -384,7 +384,8 @@ def _told(entry: dict, before: dict) -> str:
     span = f" (change {gain['value']:+.3f}, 95 % interval {gain['low']:+.3f} to {gain['high']:+.3f})" if gain["low"] is not None else ""
     loss = f"the log loss {where} from {was['log_loss']:.3f} to {now['log_loss']:.3f}{span}"
     ece = f"the ECE (bins of equal size) from {was['adaptive_ece']:.2f} to {now['adaptive_ece']:.2f}"
-    worse = "" if now["log_loss"] <= was["log_loss"] else " It makes the probabilities worse there: do not use it."
+    harm, open_end = " It makes the probabilities worse there: do not use it.", " The interval holds 0: whether it helps there is not known."
+    worse = harm if now["log_loss"] > was["log_loss"] else open_end if gain["low"] is not None and gain["high"] >= 0 else ""
     how = "computed from known shares" if entry["name"] == "prior" else "fitted on validation"
     return f"{name} ({value}), {how}, takes {loss} and {ece}.{worse}"
 
@@ -550,7 +551,7 @@ def changed_sides(
     moved = (table.prob_tail >= old) != (table.prob_tail >= new)
     part = table[moved]
     name = part["event_idx"] if "event_idx" in part else part["clip_id"]
-    more = {c: part[c] for c in ("group", "duration_sec") if c in part}
+    more = {words: part[c] for c, words in (("group", "group"), ("duration_sec", "duration in s")) if c in part}
     out = pd.DataFrame({"event": name, "true": part.true_label, "P(tail)": part.prob_tail.round(3),
                         "now called": np.where(part.prob_tail >= new, "tail", "ear"), **more})
     return out.loc[(part.prob_tail - new).abs().sort_values(kind="stable").index].reset_index(drop=True)

@@ -229,7 +229,7 @@ def duplicate_row(train: pd.DataFrame, val: pd.DataFrame) -> dict:
     audit = audit_split(train, val, val.iloc[:0])
     own = audit[audit.check.isin(["duplicate within", "duplicate in two"])]
     across = int(own[own.check == "duplicate in two"].n.sum())
-    return row("events repeated word for word", float(own.n.sum()), "; ".join(own.sentence) + ".", unit="events", n=len(train) + len(val), scale="count",
+    return row("events repeated word for word", float(own.n.sum()), "; ".join(own.sides + ": " + own.sentence) + ".", unit="events", n=len(train) + len(val), scale="count",
                line=None, doubt=across > 0)
 
 def both_row(train: pd.DataFrame, val: pd.DataFrame) -> dict:

@@ -6,15 +6,15 @@
 __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BANDS', 'SMALL', 'CELL_METRICS', 'MET', 'NOT_MET',
            'UNKNOWN', 'EXPECTED', 'PAGE_STYLE', 'MOOD', 'PAIRED', 'span_words', 'of_100', 'next_step', 'answers',
            'beaten', 'standing_figure', 'usual_table', 'confusion_table', 'unsaid_table', 'headline',
-           'confusion_figure', 'bout_weights', 'curve_points', 'curves_figure', 'cells', 'cell_facts', 'breakdown',
-           'decide', 'criteria', 'expectations', 'most_wrong', 'wrong_by', 'failures', 'error_source', 'film_strips',
-           'strip_picture', 'failure_words', 'gallery_figure', 'failure_browser', 'seen_table', 'cameras_of',
-           'datasheet', 'model_card', 'card_limits', 'as_markdown', 'write_report', 'greyed', 'first_screen', 'defined',
-           'report_blocks', 'shown', 'assess', 'which_part', 'evaluate', 'find_run', 'gallery', 'write_cards',
-           'flip_test', 'event_shares', 'judge', 'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs',
-           'experiment_of', 'seed_noise', 'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words',
-           'comparison_figure', 'compare', 'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble',
-           'predict_part', 'predict_left_out', 'evaluate_run']
+           'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts', 'curves_figure', 'cells', 'cell_facts',
+           'breakdown', 'decide', 'criteria', 'expectations', 'most_wrong', 'wrong_by', 'failures', 'error_source',
+           'film_strips', 'strip_picture', 'failure_words', 'gallery_figure', 'failure_browser', 'seen_table',
+           'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown', 'write_report', 'greyed',
+           'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part', 'evaluate', 'find_run',
+           'gallery', 'write_cards', 'flip_test', 'event_shares', 'judge', 'over_seeds', 'paired_judged', 'widened',
+           'paired', 'judge_pairs', 'experiment_of', 'seed_noise', 'unit_facts', 'collect_items', 'align',
+           'compare_part', 'seed_words', 'comparison_figure', 'compare', 'run_criteria', 'plan_choice',
+           'mean_predictions', 'ensemble', 'predict_part', 'predict_left_out', 'evaluate_run']
 
 # %% ../nbs/07_eval.ipynb #07-003
 import itertools
@@ -303,6 +303,25 @@ def curve_points(
     return np.array(roc), np.array(pr)
 
 # %% ../nbs/07_eval.ipynb #07-036
+def curve_facts(
+    table: pd.DataFrame, # predictions: true_label, prob_tail, and bout_id where it is known
+    n_boot: int = 500,
+    steps: int = 50,     # along the x axis
+) -> dict: # roc, precision_recall: x, y, low, high; low and high are empty where there is no band; {} for one class alone
+    "Read both curves with their bands over bouts, as lists of numbers."
+    if table.true_label.nunique() < 2:
+        return {}
+    grid = np.linspace(0, 1, steps + 1)
+    line = curve_points(table, np.ones((1, len(table)), int), grid)
+    known = "bout_id" in table and (table.bout_id != "").all() and table.groupby("true_label").bout_id.nunique().min() >= MIN_UNITS
+    bands = curve_points(table, bout_weights(table.bout_id, n_boot), grid) if known else ((), ())
+    out = {}
+    for name, curve, band in zip(("roc", "precision_recall"), line, bands, strict=True):
+        low, high = np.percentile(band, [2.5, 97.5], axis=0) if len(band) else ((), ())
+        out[name] = {k: np.round(v, 4).tolist() for k, v in zip(("x", "y", "low", "high"), (grid, curve[0], low, high), strict=True)}
+    return out
+
+# %% ../nbs/07_eval.ipynb #07-038
 def curves_figure(
     tables: dict[str, pd.DataFrame], # name -> predictions; one, or two to compare
     n_boot: int = 500,
@@ -333,7 +352,7 @@ def curves_figure(
     plt.close(figure)
     return figure
 
-# %% ../nbs/07_eval.ipynb #07-040
+# %% ../nbs/07_eval.ipynb #07-042
 BANDS = {"under 1 s": (-1, 0), "1 to 4 s": (0, 4), "5 to 8 s": (4, 8), "over 8 s": (8, np.inf)}  # the quartiles of the lab's durations
 SMALL = (10, 5)  # fewer events, or fewer tails, make a small cell
 CELL_METRICS = ("recall_tail", "recall_ear", "roc_auc")
@@ -361,7 +380,7 @@ def cells(
         fields["the other behaviour at the same time"] = pd.Series(np.where(overlap > 0, "yes", "no"), table.index)
     return fields
 
-# %% ../nbs/07_eval.ipynb #07-042
+# %% ../nbs/07_eval.ipynb #07-044
 def cell_facts(
     table: pd.DataFrame, # predictions joined to their events
     n_boot: int = 300,
@@ -394,7 +413,7 @@ def breakdown(
         rows.append(row | {"remark": "small" if c["small"] else ""})
     return pd.DataFrame(rows)
 
-# %% ../nbs/07_eval.ipynb #07-046
+# %% ../nbs/07_eval.ipynb #07-048
 MET, NOT_MET, UNKNOWN = "met", "not met", "cannot be told"
 
 def decide(
@@ -410,7 +429,7 @@ def decide(
     missed = (over is not None and ends["high"] < over) or (under is not None and ends["low"] > under)
     return MET if met else NOT_MET if missed else f"{UNKNOWN} from {n}"
 
-# %% ../nbs/07_eval.ipynb #07-048
+# %% ../nbs/07_eval.ipynb #07-050
 def _row(criterion: str, asked: str, found: str, answer: str) -> dict:
     return {"criterion": criterion, "asked": asked, "found": found, "answer": answer}
 
@@ -433,7 +452,7 @@ def _repeat_row(facts: dict | None, part: str) -> dict:
     found = f"{seen['repeated']} values where {seen['expected']:.1f} are expected by chance; {seen['saturated']} saturated, apart"
     return _row(name, asked, found, MET if seen["p_value"] > 0.025 else NOT_MET)
 
-# %% ../nbs/07_eval.ipynb #07-050
+# %% ../nbs/07_eval.ipynb #07-052
 def _training_row(history: dict | None, select_by: str) -> dict:
     "Decide whether the training had a NaN, or ended in one class."
     name, asked = "training without NaN or collapse", "losses are numbers; no one-class epoch from the selected one on"
@@ -463,7 +482,7 @@ def _epoch8_row(history: dict | None, tails: int | None) -> dict:
     above = ", above that range" if low > 0.50 else ""
     return _row(name, asked, f"{at:.3f} (95 % interval {low:.3f} to {high:.3f}){above}", decide({"low": low, "high": high}, 0.30, n=f"n = {tails} tail events"))
 
-# %% ../nbs/07_eval.ipynb #07-051
+# %% ../nbs/07_eval.ipynb #07-053
 def _seed_row(seeds: Sequence[dict]) -> dict:
     "Decide whether every seed alone reaches the line of the ROC AUC."
     name, asked = "robust to the seed", "at least 3 seeds, the ROC AUC on test of each above 0.60"
@@ -494,7 +513,7 @@ def criteria(
         _epoch8_row(history, val["support"]["tail"] if val else None),
         _seed_row(seeds or ([test] if test else []))])
 
-# %% ../nbs/07_eval.ipynb #07-057
+# %% ../nbs/07_eval.ipynb #07-059
 EXPECTED = {"train_binary_baseline_old_split": ("60 %", "17 %", "0.35"),
             "train_binary_v3_intravideo": ("35–45 %", "35–50 %", "0.65–0.75"),
             "train_binary_v3_intravideo_boosted": ("45–55 %", "40–55 %", "0.70–0.80")}  # validation tail recall, test tail recall, test ROC AUC
@@ -509,7 +528,7 @@ def expectations(
     rows = [(what, text, span_words(*came[what]) if came[what][0] else "not scored") for what, text in zip(came, EXPECTED.get(experiment, ()), strict=False)]
     return pd.DataFrame(rows, columns=["what", "expected in January", "came"])
 
-# %% ../nbs/07_eval.ipynb #07-061
+# %% ../nbs/07_eval.ipynb #07-063
 _SHOWN = ("event_idx", "true_label", "prob_tail", "group", "day", "duration_sec", "pen_location", "other_class_overlap_s", "bout_id")
 
 def most_wrong(
@@ -532,7 +551,7 @@ def failures(
     wrong = table[(table.prob_tail >= 0.5) != (table.true_label == "tail")]
     return pd.concat([most_wrong(wrong[wrong.true_label == c], k) for c in ("tail", "ear")])
 
-# %% ../nbs/07_eval.ipynb #07-064
+# %% ../nbs/07_eval.ipynb #07-066
 def error_source(
     table: pd.DataFrame, # predictions joined to their events
     n_perm: int = 500,
@@ -566,7 +585,7 @@ def _video_row(part: pd.DataFrame) -> dict:
     return {"video": f"group {first.group}, day {first.day}, camera {first.camera_id}{clock}", "events": len(part),
             "wrong": int(((part.prob_tail >= 0.5) != (part.true_label == "tail")).sum())}
 
-# %% ../nbs/07_eval.ipynb #07-067
+# %% ../nbs/07_eval.ipynb #07-069
 def film_strips(
     run: RunFolder,            # with config.yaml; its clips must be there
     event_idx: Sequence[int],
@@ -593,7 +612,7 @@ def strip_picture(
     chosen = strip[np.linspace(0, len(strip) - 1, min(most, len(strip))).round().astype(int)]
     return np.concatenate(list(chosen), axis=1)
 
-# %% ../nbs/07_eval.ipynb #07-068
+# %% ../nbs/07_eval.ipynb #07-070
 def failure_words(
     row, # of `failures` or `most_wrong`
 ) -> str: # one line
@@ -625,7 +644,7 @@ def gallery_figure(
     plt.close(figure)
     return figure
 
-# %% ../nbs/07_eval.ipynb #07-071
+# %% ../nbs/07_eval.ipynb #07-073
 def failure_browser(
     table: pd.DataFrame,                  # predictions joined to their events
     strips: dict[int, np.ndarray] | None = None, # of `film_strips`
@@ -635,7 +654,7 @@ def failure_browser(
     import ipywidgets as w
     strips, every = strips or {}, failures(table, k)
     kinds = {"tails that were missed": "tail", "ears called tail": "ear"}
-    kind = w.ToggleButtons(options=[n for n, c in kinds.items() if (every.true_label == c).any()] or ["no failure"])
+    kind = w.ToggleButtons(options=[n for n, c in kinds.items() if (every.true_label == c).any()] or ["no failure"], style={"button_width": "auto"})
     at = w.BoundedIntText(value=1, min=1, max=1, description="which")
     back, on, words = w.Button(description="previous"), w.Button(description="next"), w.HTML()
     picture = w.Image(format="png", layout=w.Layout(max_width="100%"))
@@ -650,8 +669,14 @@ def failure_browser(
         words.value = "<b>no failure</b>" if row is None else f"<b>{at.value} of {len(part)}</b>: {jinja2.filters.escape(failure_words(row))}"
         strip = None if row is None else strips.get(row.get("event_idx"))
         picture.value = b"" if strip is None else figure_png(gallery_figure(row.to_frame().T, strips), dpi=90)
+        picture.layout.display = "none" if strip is None else ""
 
-    for widget in (kind, at): widget.observe(show, "value")
+    def other_kind(_):
+        at.max, at.value = max(len(chosen()), 1), 1
+        show()
+
+    at.observe(show, "value")
+    kind.observe(other_kind, "value")
     back.on_click(lambda _: setattr(at, "value", max(at.value - 1, 1)))
     on.on_click(lambda _: setattr(at, "value", min(at.value + 1, at.max)))
     show()
@@ -659,6 +684,7 @@ def failure_browser(
     shown = figure_png(gallery_figure(still, strips), dpi=80) if set(still.get("event_idx", [])) & set(strips) else figure_png(_list_figure(still))
     return Live(w.VBox([kind, w.HBox([back, at, on]), words, picture]), shown, f"{len(every)} failures; browse them in JupyterLab")
 
+# %% ../nbs/07_eval.ipynb #07-074
 def _list_figure(worst: pd.DataFrame):
     "Draw the failures as lines of words, where there are no clips."
     import matplotlib.pyplot as plt
@@ -668,7 +694,7 @@ def _list_figure(worst: pd.DataFrame):
     plt.close(figure)
     return figure
 
-# %% ../nbs/07_eval.ipynb #07-075
+# %% ../nbs/07_eval.ipynb #07-078
 def seen_table(
     events: pd.DataFrame, # events, as `read_part` gives them
 ) -> pd.DataFrame: # a row a group and day: dates, cameras, events of each behaviour, bouts
@@ -689,7 +715,7 @@ def cameras_of(events: pd.DataFrame) -> str: # "group 1: 8; group 2: 16"
     if "camera_id" not in events: return "not known"
     return "; ".join(f"group {g}: {', '.join(sorted(set(part.camera_id.astype(str))))}" for g, part in events.groupby("group"))
 
-# %% ../nbs/07_eval.ipynb #07-076
+# %% ../nbs/07_eval.ipynb #07-079
 def datasheet(
     manifest: str | os.PathLike | pd.DataFrame, # a table of events: a side of a split, linked.csv, events.csv
 ) -> list: # blocks: tables and sentences
@@ -706,7 +732,7 @@ def datasheet(
               "Animals' numbers, annotators' notes and paths are left out of this sheet."]
     return [pd.DataFrame(rows, columns=["what", "is"]), seen_table(events), *limits]
 
-# %% ../nbs/07_eval.ipynb #07-077
+# %% ../nbs/07_eval.ipynb #07-080
 def _flag_rows(events: pd.DataFrame) -> list[tuple[str, str]]:
     "Say how long the events are, and count what is known to be odd in them."
     length = events.duration_sec.astype(float)
@@ -737,7 +763,7 @@ def _beside_rows(path: Path | None) -> list[tuple[str, str]]:
         rows.append(("made from", f"{(told.get('source') or {}).get('name', '')} SHA-256 {(told.get('source') or {}).get('sha256', 'not recorded')}"))
     return rows
 
-# %% ../nbs/07_eval.ipynb #07-080
+# %% ../nbs/07_eval.ipynb #07-083
 def model_card(
     run: RunFolder, # finished as far as it is: what is missing is named
 ) -> list: # blocks: tables and sentences
@@ -766,7 +792,7 @@ def card_limits(simulated: bool, facts: dict) -> list[str]:
             f"What is known of it rests on few tail events: {tails or 'none yet'}.",
             "Not shown for pens, cameras, seasons and breeds that are not in the tables above; not for a decision about a single animal."]
 
-# %% ../nbs/07_eval.ipynb #07-081
+# %% ../nbs/07_eval.ipynb #07-084
 def _seen_rows(config) -> list[tuple[str, str]]:
     "Say what the checkpoint was trained on and never saw."
     folder = at_root(config.data.split_dir)
@@ -793,7 +819,7 @@ def as_markdown(title: str, blocks: list) -> str:
         return "\n".join([f"| {' | '.join(cell[0])} |", "|" + " --- |" * len(cell[0]), *(f"| {' | '.join(r)} |" for r in cell[1:])])
     return redact("\n\n".join([f"# {title}", *(lines(b) if isinstance(b, pd.DataFrame) else b for b in blocks)]) + "\n")
 
-# %% ../nbs/07_eval.ipynb #07-085
+# %% ../nbs/07_eval.ipynb #07-088
 PAGE_STYLE = STYLE + """
 body { max-width: 68rem; margin: 1rem auto; } h1 { font-size: 1.25rem; margin: .2rem 0 .5rem; color: #444; }
 .verdict { font-size: 1.08rem; line-height: 1.4; margin: .4rem 0; padding: .5rem 1rem; } .verdict b { font-size: 1.25rem; }
@@ -817,7 +843,7 @@ _REPORT = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
 {% endif %}{% endfor %}</body></html>
 """)
 
-# %% ../nbs/07_eval.ipynb #07-086
+# %% ../nbs/07_eval.ipynb #07-089
 def write_report(
     path: str | os.PathLike,
     title: str,
@@ -841,7 +867,7 @@ def greyed(
     "Make a block of a table with some rows in grey."
     return as_block(table) | {"grey": [bool(g) for g in grey]}
 
-# %% ../nbs/07_eval.ipynb #07-087
+# %% ../nbs/07_eval.ipynb #07-090
 MOOD = {"undecided": "open", "worse": "bad", "at_chance": "bad", "not_beyond_metadata": "bad", "above_chance": "good"}
 
 def first_screen(
@@ -863,7 +889,7 @@ def defined(facts: dict) -> str:
     d = facts["definitions"]
     return f"Positive class: {d['positive class']}; an event is called tail where {d['called tail']}. ECE: {d['ece']}. Adaptive ECE: {d['adaptive_ece']}. Brier: {d['brier']}."
 
-# %% ../nbs/07_eval.ipynb #07-088
+# %% ../nbs/07_eval.ipynb #07-091
 def report_blocks(
     table: pd.DataFrame,  # predictions joined to their events
     facts: dict,          # as in metrics.json
@@ -894,7 +920,7 @@ def report_blocks(
     }
     return [*first_screen(facts, part), *(block for title, blocks in sections.items() for block in (f"# {title}", *blocks)), *cards]
 
-# %% ../nbs/07_eval.ipynb #07-089
+# %% ../nbs/07_eval.ipynb #07-092
 def _risk_figure(facts: dict) -> tuple:
     return (risk_figure(pd.DataFrame(facts["risk_coverage"])),) if facts["risk_coverage"] else ()
 
@@ -920,7 +946,7 @@ def _left_out_blocks(facts: dict) -> tuple:
                          "ROC AUC, left out against ear and tail": ends})
     return ("The model has no word for these. Does it at least look unsure? 0.5: it cannot tell them from ear and tail.", told)
 
-# %% ../nbs/07_eval.ipynb #07-090
+# %% ../nbs/07_eval.ipynb #07-093
 def shown(table: pd.DataFrame):
     "Lay a table out for a notebook's page: no index, text to the left."
     left, table = {"selector": "th, td", "props": [("text-align", "left"), ("vertical-align", "top")]}, table.reset_index(drop=True)
@@ -940,7 +966,7 @@ def assess(
     is_tail, prob, known = (table.true_label == "tail").to_numpy(), table.prob_tail.to_numpy(float), "bout_id" in table and (table.bout_id != "").all()
     few = min(n_boot, 500)
     facts["n_tail_bouts"] = int(table.bout_id[is_tail].nunique()) if known else None
-    facts["cells"] = cell_facts(table, few)
+    facts["curves"], facts["cells"] = curve_facts(table, few), cell_facts(table, few)
     facts["risk_coverage"] = risk_coverage(is_tail, prob, table.bout_id, n_boot=few).to_dict("records") if known and len(table) >= 20 else []
     facts["left_out"] = [] if left_out is None else left_out_scores(table, left_out, n_boot=n_boot)
     return facts | {"errors": error_source(table, min(n_perm, 500))}
@@ -951,7 +977,7 @@ def which_part(table: pd.DataFrame, train: pd.DataFrame | None) -> str:
         return "validation"
     return "validation" if set(table.group) & set(train.group) else "test"
 
-# %% ../nbs/07_eval.ipynb #07-091
+# %% ../nbs/07_eval.ipynb #07-094
 def evaluate(
     predictions: str | os.PathLike | pd.DataFrame,              # prediction table
     manifest: str | os.PathLike | pd.DataFrame | None = None,   # its events
@@ -979,7 +1005,7 @@ def evaluate(
         write_report(Path(out) / "report.html", title, blocks, simulated=simulated)
     return facts
 
-# %% ../nbs/07_eval.ipynb #07-092
+# %% ../nbs/07_eval.ipynb #07-095
 def find_run(predictions: object, run: str | os.PathLike | None) -> RunFolder | None:
     "Take the run that is named, or the one whose folder the predictions lie in."
     if run is not None:
@@ -1010,7 +1036,7 @@ def write_cards(manifest: object, run: RunFolder | None, out: Path) -> list:
             blocks += [f"# {title}", *made]
     return blocks
 
-# %% ../nbs/07_eval.ipynb #07-096
+# %% ../nbs/07_eval.ipynb #07-099
 def flip_test(
     shares: np.ndarray, # (n,) what each event adds to the difference
     code: np.ndarray,   # (n,) int, bout of each event
@@ -1030,7 +1056,7 @@ def event_shares(is_tail: np.ndarray, prob: np.ndarray) -> dict[str, np.ndarray]
     return {"roc_auc": place * weight / 2, "macro_f1": right * weight / 2, "recall_tail": right * is_tail * weight,
             "recall_ear": right * ~is_tail * weight, "brier": (prob - is_tail) ** 2 / len(prob)}
 
-# %% ../nbs/07_eval.ipynb #07-099
+# %% ../nbs/07_eval.ipynb #07-102
 PAIRED = ("roc_auc", "average_precision", "macro_f1", "recall_tail", "recall_ear", "brier")
 
 def judge(
@@ -1077,7 +1103,7 @@ def _mcnemar(a: dict, b: dict) -> dict:
     p = float(mcnemar([[0, only[0]], [only[1], 0]], exact=True).pvalue) if sum(only) else 1.0
     return {"only_a_right": only[0], "only_b_right": only[1], "p_value": p}
 
-# %% ../nbs/07_eval.ipynb #07-100
+# %% ../nbs/07_eval.ipynb #07-103
 def paired(
     a: pd.DataFrame, b: pd.DataFrame, # predictions of the same events in the same order; with bout_id
     *,
@@ -1087,7 +1113,7 @@ def paired(
     one, other = (judge(t.assign(bout_id=a.bout_id.to_numpy()), n_boot, seed) for t in (a, b))
     return paired_judged([one], [other], n_perm=n_perm, seed=seed)
 
-# %% ../nbs/07_eval.ipynb #07-103
+# %% ../nbs/07_eval.ipynb #07-106
 def _p_words(p: float | None) -> str:
     return "–" if p is None else "under 0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -1118,7 +1144,7 @@ def judge_pairs(
     reason = f"{best[0]} ranks best and is still not shown to be above a coin" if best else "no model is better than every other beyond the noise of these events"
     return pairs, None, f"No winner: {reason}."
 
-# %% ../nbs/07_eval.ipynb #07-107
+# %% ../nbs/07_eval.ipynb #07-110
 def experiment_of(
     name: str, # of a run, `experiment[/fold]/s<seed>`, or of a table
 ) -> str:
@@ -1156,7 +1182,7 @@ def unit_facts(
         else: facts["intervals"][m] = dict(zip(("low", "high"), widened(value, bca(value, draws, jack, k), variance / len(seeds), df), strict=True))
     return facts
 
-# %% ../nbs/07_eval.ipynb #07-110
+# %% ../nbs/07_eval.ipynb #07-113
 def collect_items(
     items: Iterable[str | os.PathLike] | dict[str, pd.DataFrame], # run folders and prediction files, or tables by name
     manifest: str | os.PathLike | None = None,                    # events, for files without event ids or labels
@@ -1192,7 +1218,7 @@ def _loose_table(path: Path, manifest: str | os.PathLike | None, parts: dict) ->
     table["true_label"] = table["event_idx"].map(labels[~labels.index.duplicated()])
     return read_predictions(table[table["true_label"].notna()])
 
-# %% ../nbs/07_eval.ipynb #07-112
+# %% ../nbs/07_eval.ipynb #07-115
 def align(
     tables: dict[str, pd.DataFrame], # name -> predictions
 ) -> tuple[dict[str, pd.DataFrame], dict[str, int]]: # the events that all have, in one order; how many each left out
@@ -1217,7 +1243,7 @@ def align(
         raise UserError("the bouts of these events are not known", where=", ".join(tables), remedy="give the events with --manifest")
     return {name: t.assign(bout_id=bouts) for name, t in kept.items()}, {name: len(t) - len(common) for name, t in tables.items()}
 
-# %% ../nbs/07_eval.ipynb #07-114
+# %% ../nbs/07_eval.ipynb #07-117
 def compare_part(
     tables: dict[str, pd.DataFrame], # name -> predictions of one part
     *,
@@ -1255,7 +1281,7 @@ def seed_words(units: dict, noise: dict, runs: bool) -> str:
                 f"about {bouts:.3f}. Both are in the intervals.")
     return "One seed each: what another seed of the same experiment would change is not known, and is in none of these intervals." if runs else ""
 
-# %% ../nbs/07_eval.ipynb #07-115
+# %% ../nbs/07_eval.ipynb #07-118
 def comparison_figure(
     result: dict, # of one part, as from `compare_part`
 ):
@@ -1283,7 +1309,7 @@ def comparison_figure(
     plt.close(figure)
     return figure
 
-# %% ../nbs/07_eval.ipynb #07-119
+# %% ../nbs/07_eval.ipynb #07-122
 def compare(
     items: Iterable[str | os.PathLike] | dict[str, pd.DataFrame], # run folders and prediction files, or tables by name
     out: str | os.PathLike | None = None,                         # folder for comparison.json and comparison.html
@@ -1306,7 +1332,7 @@ def compare(
         write_report(Path(out) / "comparison.html", "Comparison", _comparison_page(result), simulated=simulated)
     return result
 
-# %% ../nbs/07_eval.ipynb #07-120
+# %% ../nbs/07_eval.ipynb #07-123
 def run_criteria(
     runs: Sequence[RunFolder],
 ) -> pd.DataFrame: # criterion, asked, and a column a run
@@ -1330,7 +1356,7 @@ def plan_choice(runs: Sequence[RunFolder]) -> str:
     best = max(known, key=known.get)
     return (f"The January plan's rule, highest test tail F1, would have chosen {best} ({known[best]:.3f}). It is not followed: who picks on the test set has no test set left.")
 
-# %% ../nbs/07_eval.ipynb #07-121
+# %% ../nbs/07_eval.ipynb #07-124
 def _comparison_page(result: dict) -> list:
     "Lay out the comparison: the answer, then figure and tables of each part, the criteria, what the plan would have done."
     won = [r["winner"] for r in result["parts"].values()]
@@ -1371,7 +1397,7 @@ def _pairs_table(pairs: list[dict]) -> pd.DataFrame:
             rows.append((name, "events right (McNemar, exact; events taken as independent)", only, "", _p_words(m["p_value"]), ""))
     return pd.DataFrame(rows, columns=["difference", "of", "is", "95 % interval", "p", "smallest that could be seen"])
 
-# %% ../nbs/07_eval.ipynb #07-124
+# %% ../nbs/07_eval.ipynb #07-127
 def mean_predictions(
     tables: dict[str, pd.DataFrame], # member -> its predictions
     by: str = "probability",         # or logit
@@ -1392,7 +1418,7 @@ def mean_predictions(
     columns = ["clip_id", "true_label", *new, *[c for c in first if c not in ("clip_id", "true_label", *new)]]
     return first.assign(**new)[columns]
 
-# %% ../nbs/07_eval.ipynb #07-127
+# %% ../nbs/07_eval.ipynb #07-130
 def ensemble(
     runs: Sequence[str | os.PathLike], # run folders of the same split
     out: str | os.PathLike,            # a new run folder
@@ -1422,7 +1448,7 @@ def ensemble(
     _write_ensemble(run, members, by, made, facts)
     return {"facts": facts, "sentences": told}
 
-# %% ../nbs/07_eval.ipynb #07-128
+# %% ../nbs/07_eval.ipynb #07-131
 def _side_of(run: RunFolder, side: str) -> pd.DataFrame | None:
     "Find the events of a side of a run's split."
     if not (run / "config.yaml").exists():
@@ -1444,7 +1470,7 @@ def _write_ensemble(run: RunFolder, members: list[RunFolder], by: str, made: dic
     run.say(experiment=run.path.parent.name if run.path.name[:1] == "s" and run.path.name[1:].isdigit() else "", kind="ensemble")
     run.finish()
 
-# %% ../nbs/07_eval.ipynb #07-131
+# %% ../nbs/07_eval.ipynb #07-134
 def predict_part(
     run: RunFolder,
     part: str,                   # val or test_ood
@@ -1465,7 +1491,7 @@ def predict_part(
     batches = progress(eval_batches(events, config), f"predicting {part}", unit="batch")
     return predict(model.to(machine.device), batches, events, machine=machine), events.table
 
-# %% ../nbs/07_eval.ipynb #07-133
+# %% ../nbs/07_eval.ipynb #07-136
 def predict_left_out(
     run: RunFolder,              # with config.yaml and best.ckpt
     device: str | None = None,
@@ -1495,7 +1521,7 @@ def predict_left_out(
     label = odd.assign(event_idx=odd.event_idx.astype(int)).set_index("event_idx").behavior
     return table.assign(true_label=label.loc[table.event_idx].to_numpy()), ""
 
-# %% ../nbs/07_eval.ipynb #07-134
+# %% ../nbs/07_eval.ipynb #07-137
 def evaluate_run(
     run: RunFolder,              # with config.yaml and best.ckpt
     *,

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+from test_widgets_browser import chromium, lab_url  # noqa: F401 (fixtures: a browser, and a JupyterLab over the folder of `study`)
 
 from crosssuck.calibration import (
     TARGETS,
@@ -271,6 +272,15 @@ def test_the_change_of_the_log_loss_is_a_difference_with_an_interval(halves):
     assert loss_change(halves[1], halves[1], 50) == {"value": 0, "low": None, "high": None}
 
 
+def test_a_correction_that_may_not_help_is_said_to(halves):
+    few = halves[1][halves[1].bout_id.isin(halves[1].bout_id.unique()[:40])]
+    for test in (halves[1], few):
+        result = calibrate(halves[0], test, n_boot=200)
+        for kind, name in (("temperature", "Temperature ("), ("platt", "Platt scaling (")):
+            gain, words = result["corrections"][kind]["gain"]["test"], next(s for s in result["sentences"] if s.startswith(name))
+            assert ("do not use it" in words) == (gain["value"] > 0) and ("not known" in words) == (gain["value"] <= 0 and gain["low"] is not None and gain["high"] >= 0)
+
+
 # the slider
 
 def test_the_slider_moves_the_matrix_and_names_who_changed_sides(halves, monkeypatch):
@@ -352,3 +362,58 @@ def test_missing_and_broken_tables_are_named(tmp_path):
     with pytest.raises(UserError, match="do not sum to 1"):
         calibrate(tmp_path / "bad.csv", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# in JupyterLab: the slider is moved and the failures are gone through by hand
+
+CELLS = ["from crosssuck.metrics import read_predictions\nfrom crosssuck.simulation import tiny_events, tiny_predictions\n"
+         "events = tiny_events(300, seed=3)\ntable = read_predictions(tiny_predictions(events, 0.8), events[events.behavior.isin(['ear', 'tail'])].reset_index(drop=True))",
+         "from crosssuck.calibration import threshold_slider\nthreshold_slider(table)", "from crosssuck.eval import failure_browser\nfailure_browser(table)"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    import nbformat
+    folder = tmp_path_factory.mktemp("hand")
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(x) for x in CELLS],
+                                  metadata={"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}})
+    nbformat.write(nb, folder / "hand.ipynb")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(chromium, lab_url):  # noqa: F811
+    from playwright.sync_api import sync_playwright
+    from test_widgets_browser import TOKEN
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        page = browser.new_page(viewport={"width": 1400, "height": 1700})
+        page.set_default_timeout(180_000)
+        page.goto(f"{lab_url}/lab/tree/hand.ipynb?token={TOKEN}")
+        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
+        page.get_by_text("| Idle").wait_for()
+        page.locator(".jp-Notebook .jp-CodeCell").first.click()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.get_by_text("previous", exact=True).wait_for()
+        yield page
+        browser.close()
+
+
+def test_the_slider_and_the_browser_work_in_jupyterlab(page):
+    slider, browser = (page.locator(".jp-CodeCell").nth(k).locator(".jp-OutputArea") for k in (1, 2))
+    slider.get_by_text("0 events changed sides").wait_for()
+    before = slider.locator("img").first.get_attribute("src")
+    slider.locator(".widget-readout").click()
+    page.keyboard.press("Control+A")
+    page.keyboard.type("0.3")
+    page.keyboard.press("Enter")
+    slider.get_by_text("from 0.50 to 0.30").wait_for()
+    slider.locator("table").wait_for()  # by name: the events that changed sides
+    page.wait_for_function("([k, was]) => document.querySelectorAll('.jp-CodeCell')[k].querySelector('.jp-OutputArea img').src !== was", arg=[1, before])
+    browser.get_by_text("1 of").wait_for()
+    browser.get_by_role("button", name="next").click()
+    browser.get_by_text("2 of").wait_for()
+    browser.get_by_role("button", name="ears called tail").click()
+    browser.get_by_text("true ear").wait_for()
+    browser.get_by_text("1 of").wait_for()  # another kind begins at its first

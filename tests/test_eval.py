@@ -264,6 +264,16 @@ def test_curves_end_where_they_must_and_their_area_is_the_auc(good):
     assert np.allclose(tied[0], grid)  # one score for all: a coin
 
 
+def test_curves_are_kept_in_metrics_json(sides, good, tmp_path):
+    evaluate(good, sides[1], out=tmp_path, **QUICK)
+    curves = read_json(tmp_path / "metrics.json")["curves"]
+    roc = curves["roc"]
+    assert np.trapezoid(roc["y"], roc["x"]) == pytest.approx(read_json(tmp_path / "metrics.json")["metrics"]["roc_auc"], abs=0.01)
+    assert {len(v) for c in curves.values() for v in c.values()} == {51} and all(a <= y + 1e-9 and y <= b + 1e-9 for y, a, b in list(zip(roc["y"], roc["low"], roc["high"], strict=True))[5:-5])
+    few = good[good.bout_id.isin(good[good.true_label == "tail"].bout_id.unique()[:3]) | (good.true_label == "ear")]
+    assert evaluate(few, **QUICK)["curves"]["roc"]["low"] == []
+
+
 def test_bouts_are_drawn_whole(good):
     weight = bout_weights(good.bout_id, 50)
     assert (pd.DataFrame(weight.T).groupby(good.bout_id.to_numpy()).nunique() == 1).all(axis=None)
@@ -325,7 +335,7 @@ def test_the_browser_goes_through_the_failures(coin, monkeypatch):
     back.click()
     assert at.value == 4
     kind.value = kind.options[1]
-    assert "true ear" in words.value and live._repr_mimebundle_()["image/png"]
+    assert "true ear" in words.value and "<b>1 of 5</b>" in words.value and live._repr_mimebundle_()["image/png"]
     assert "no failure" in failure_browser(coin.assign(prob_tail=(coin.true_label == "tail") * 0.9 + 0.05), {}).widget.children[2].value
 
 
