@@ -1179,7 +1179,7 @@ def unit_facts(
         facts["metrics"][m], facts["sd_bouts"][m], facts["range"][m] = float(value), float(np.nanstd(draws)), (min(every), max(every))
         facts["sd_seeds"][m] = float(np.std(every, ddof=1)) if len(every) > 1 else None
         if k < MIN_UNITS: facts["no_interval"][m] = f"{k} bouts decide it, fewer than {MIN_UNITS}"
-        else: facts["intervals"][m] = dict(zip(("low", "high"), widened(value, bca(value, draws, jack, k), variance / len(seeds), df), strict=True))
+        else: facts["intervals"][m] = dict(zip(("low", "high"), np.clip(widened(value, bca(value, draws, jack, k), variance / len(seeds), df), 0, 1).tolist(), strict=True))
     return facts
 
 # %% ../nbs/07_eval.ipynb #07-113
@@ -1361,8 +1361,9 @@ def _comparison_page(result: dict) -> list:
     "Lay out the comparison: the answer, then figure and tables of each part, the criteria, what the plan would have done."
     won = [r["winner"] for r in result["parts"].values()]
     words = result["parts"][next(iter(result["parts"]))]["winner"]
-    top = {"kind": "verdict", "mood": "good" if words else "open", "word": f"Best on {next(iter(result['parts']))}: {words}." if words else "No winner."
-           if not any(won) else "", "text": " ".join(result["sentences"])}
+    word = f"Best on {next(iter(result['parts']))}: {words}." if words else "" if any(won) else "No winner."
+    said = " ".join(result["sentences"]).replace("No winner: ", "") if word == "No winner." else " ".join(result["sentences"])
+    top = {"kind": "verdict", "mood": "good" if words else "open", "word": word, "text": said}
     blocks = [top, "The same events for all models; differences are paired, intervals drawn over bouts. What is chosen, is chosen on validation: test is told, not used to pick."]
     for part, r in result["parts"].items():
         left = ", ".join(f"{n} had {k} more" for n, k in r["left_out"].items() if k) or "none"
