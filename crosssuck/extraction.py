@@ -34,14 +34,15 @@ class Mode:
     name: str
     crf: int | None = None          # x264's quality; None: the recorded bytes are copied
     preset: str = ""                # x264's preset
+    tune: str = ""                  # x264's tuning
     short_side_px: int | None = None # size of the clip, never above that of the source; None: as recorded
     key_frame_s: float | None = None # seconds from one key frame to the next; None: x264's own choice
     core_s_per_megapixel: float = 0.0 # rough cost in core-seconds per million source pixels, for the plan
 
 MODES = {m.name: m for m in (
     Mode("copy"),
-    Mode("archive", crf=20, preset="medium", core_s_per_megapixel=0.08),
-    Mode("proxy", crf=18, preset="veryfast", short_side_px=320, key_frame_s=1.0, core_s_per_megapixel=0.01),
+    Mode("archive", crf=20, preset="medium", core_s_per_megapixel=0.04),
+    Mode("proxy", crf=18, preset="veryfast", tune="fastdecode", short_side_px=320, key_frame_s=1.0, core_s_per_megapixel=0.004),
 )}
 BITS_PER_PIXEL = 0.15 # rough size of what x264 writes at these qualities: the lab's 60 GB of clips
 PAD_S = 3.0     # seconds kept before and after an event
@@ -130,10 +131,10 @@ def _span_of(plan: dict, how: Mode, event_s: float, length_s: float, following: 
     pixels = clip_s * info.fps * np.array([width * height, info.width_px * info.height_px])
     size = Path(plan["video"]).stat().st_size / info.duration_s * (clip_s + 2) if how.crf is None else pixels[0] * BITS_PER_PIXEL / 8
     found = dict(next_video=following if next_to_s else "", event_s=event_s, event_end_s=event_s + length_s, from_s=from_s, to_s=to_s,
-                 next_to_s=next_to_s, length_s=clip_s, width_px=width, height_px=height, bytes_estimate=size, core_s_estimate=0.3 + pixels[1] / 1e6 * how.core_s_per_megapixel)
+                 next_to_s=next_to_s, length_s=clip_s, width_px=width, height_px=height, bytes_estimate=size, core_s_estimate=0.15 + pixels[1] / 1e6 * how.core_s_per_megapixel)
     sources = [(Path(v).name, Path(v).stat().st_size) for v in (plan["video"], found["next_video"]) if v]
     seconds = [round(s, 4) for s in (event_s, from_s, to_s, next_to_s)]
-    return found | {"recipe": hash_facts([1, how.name, how.crf, how.preset, how.key_frame_s, plan["name"], sources, seconds, width, height])}
+    return found | {"recipe": hash_facts([1, how.name, how.crf, how.preset + how.tune, how.key_frame_s, plan["name"], sources, seconds, width, height])}
 
 # %% ../nbs/03_extraction.ipynb #03-018
 def plan_summary(
@@ -265,7 +266,7 @@ def _encoding(cut, how: Mode, promised: Promise, threads: int) -> list[str]:
     if cut.next_video:
         source, graph = [*source, *read, "-i", cut.next_video], f"[0:v:0]{chain}[a];[1:v:0]setpts=PTS-STARTPTS,{size}[b];[a][b]concat=n=2:v=1[out]"
     key_frames = ["-g", str(max(1, round(how.key_frame_s * probe(cut.video).fps)))] if how.key_frame_s else []
-    return [*source, "-filter_complex", graph, "-map", "[out]", "-c:v", "libx264", "-preset", how.preset, "-crf", str(how.crf), "-pix_fmt", "yuv420p", *key_frames,
+    return [*source, "-filter_complex", graph, "-map", "[out]", "-c:v", "libx264", "-preset", how.preset, *(["-tune", how.tune] if how.tune else []), "-crf", str(how.crf), "-pix_fmt", "yuv420p", *key_frames,
             "-threads", str(threads if threads == 1 else 3 * threads // 2), *_pass_through(find_ffmpeg()), "-enc_time_base", "1:90000", "-video_track_timescale", "90000"]
 
 # %% ../nbs/03_extraction.ipynb #03-029
@@ -479,7 +480,9 @@ def _sweep(out: Path, names: set[str]) -> None:
 # %% ../nbs/03_extraction.ipynb #03-045
 def _cut_all(todo: pd.DataFrame, how: Mode, out: Path, workers: int, keep_damaged: bool) -> Iterator[tuple]:
     "Cut in parallel; yields (row of the plan, facts). A full disk ends everything."
-    threads = max(1, cores() // max(1, min(workers, len(todo))))
+    if todo.empty:
+        return
+    threads = max(1, cores() // min(workers, len(todo)))
     pool, bar = ThreadPoolExecutor(workers), progress((), f"cutting ({how.name})", total=round(todo.length_s.sum()), unit=" s of video")
     done_s, failed = 0.0, 0
     try:
