@@ -872,7 +872,7 @@ def media_place(
         if at_s >= ends[-1] + 1:
             return f"after the end of the media, which last {ends[-1]:g} s"
         i = min(int(np.searchsorted(ends, at_s + 5e-4, side="right")), len(files) - 1)
-        return files[i], round(at_s - (ends[i - 1] if i else 0), 3)
+        return files[i], round(float(at_s - (ends[i - 1] if i else 0)), 3)
     if len(files) == 1 or files and named and PureWindowsPath(named).name == PureWindowsPath(files[0]).name:
         return files[0], at_s
     return UNPLACED

@@ -650,3 +650,42 @@ def test_notebook_04_tells_the_totals_of_v4_in_prose_and_needs_no_file_of_the_la
     for words in V4_SENTENCES:
         assert set(re.findall(r"\d[\d.]*\d|\d", words.replace("95 % interval", ""))) <= numbers | {"0", "1"}, words
     assert not any("v4.csv" in c.source or "MASTER" in c.source for c in cells if c.cell_type == "code")
+
+
+# ---- the verbs
+
+def call(*words, code=0):
+    from typer.testing import CliRunner
+
+    from crosssuck.cli import app
+    result = CliRunner().invoke(app, [str(w) for w in words])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_the_verbs_of_splits(events, tmp_path):
+    few = events[(events.group != 2) | (events.behavior != "tail")]
+    path = splits.write_csv(tmp_path / "linked.csv", few)
+    said = call("split", path, "--scheme", "logo", "--out", tmp_path / "logo")
+    assert said.count("note:") == 1 and "note: test_ood holds no tail event" in said and all(f"g{k}\n" in said for k in range(1, 7))
+    assert "no leak" in call("audit-split", tmp_path / "logo")
+    assert "logo leaves each group out in turn" in call("split", path, "--scheme", "logo", "--ood", "4,5", "--out", tmp_path / "x", code=1)
+    call("split", path, "--scheme", "random", "--out", tmp_path / "random")
+    said = call("audit-split", tmp_path / "random", "--out", tmp_path / "audit", code=1)
+    leaks = pd.read_csv(tmp_path / "audit" / "leaks.csv")
+    near_by = leaks[(leaks.check == "near pair") & (leaks.side_a.isin(["train", "val"])) & (leaks.side_b.isin(["train", "val"]))]
+    assert f"LEAK  near pair (train · val): {len(near_by):,} pairs nearer than 30 s" in said and said.strip().splitlines()[-1].endswith("leaks")
+    both = pd.concat([pd.read_csv(tmp_path / "random" / f"{s}.csv").assign(side=s) for s in SIDES]).set_index("event_idx").side
+    assert (both[leaks.event_a].to_numpy() == leaks.side_a).all() and (both[leaks.event_b].to_numpy() == leaks.side_b).all()
+
+
+@pytest.mark.lab
+def test_the_verb_finds_the_leaks_of_v4(lab, tmp_path):
+    said = call("audit-split", *(lab / f"{s}_v4.csv" for s in SIDES), "--out", tmp_path, code=1)
+    assert [line for line in said.splitlines() if line.startswith("LEAK")] == [
+        "LEAK  bout in two, across files (train · val): 2 bouts divided between train and val at the boundary of two files (11 events)",
+        "LEAK  near pair (train · val): 2 pairs nearer than 30 s with one event in train and one in val; they touch 2 events of val"]
+    carriers = pd.read_csv(tmp_path / "carriers.csv")
+    assert carriers[carriers.by == "calf"].groupby("side").tail_events.sum().to_dict() == {"train": 175, "val": 38, "test_ood": 12}
