@@ -1310,7 +1310,7 @@ summary { cursor: pointer; } .output_text pre, .output_error pre { overflow-x: a
 .output_error pre { background: #fdecea; border-left: 6px solid #B00020; padding: .5rem .8rem; } .output_html { overflow-x: auto; }
 nav { font-size: .9rem; } @media print { details.code, nav { display: none; } } {{ code_style }}</style></head><body>
 <nav><a href="../index.html">all runs</a></nav><h1>{{ title }}</h1>
-{% if notice %}<p class="notice">{{ notice }}</p>{% endif %}{{ body }}</body></html>
+{% if notice %}<p class="notice">{{ notice }}</p>{% endif %}{% for s in lead %}<p class="verdict">{{ s }}</p>{% endfor %}{{ body }}</body></html>
 """)
 
 # %% ../nbs/11_experiments.ipynb #11-115
@@ -1365,6 +1365,7 @@ def render_notebook(
     out: str | os.PathLike,    # HTML file
     *,
     title: str = "",           # the notebook's name if not given
+    lead: Iterable[str] = (),  # sentences that a reader should meet first
     simulated: bool = False,   # put the notice about simulated calves on top
 ) -> Path:
     "Render the run part of an executed notebook as one self-contained page with its code folded."
@@ -1380,7 +1381,7 @@ def render_notebook(
     body, _ = exporter.from_notebook_node(nb)
     code_style = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     page = _NOTEBOOK.render(title=title or Path(path).stem, style=Markup(STYLE), code_style=Markup(code_style), rule=NO_FETCH,
-                            body=Markup(body), notice=SIMULATED if simulated else "")
+                            body=Markup(body), lead=list(lead), notice=SIMULATED if simulated else "")
     return write_text(out, page)
 
 # %% ../nbs/11_experiments.ipynb #11-124
@@ -1515,9 +1516,10 @@ def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of t
     "Render the executed notebooks of a run beside the index, and put copies of them there."
     folder, links = run.name.replace("/", "_"), []
     simulated = make_config(read_yaml(run / "config.yaml"), where=run / "config.yaml").data.simulated
+    said = [f"On {words}: {read_json(run / name)['verdict']}" for words, name in PARTS.values() if (run / name).exists()]
     for (stage, (name, _)), words in zip(STAGES.items(), ("training", "evaluation", "calibration"), strict=True):
         if (run / f"{name}.ipynb").exists():
-            render_notebook(run / f"{name}.ipynb", out / folder / f"{stage}.html", title=f"{run.name}: {words}", simulated=simulated)
+            render_notebook(run / f"{name}.ipynb", out / folder / f"{stage}.html", title=f"{run.name}: {words}", lead=said if stage == "evaluate" else [], simulated=simulated)
             write_text(out / folder / f"{name}.ipynb", (run / f"{name}.ipynb").read_text(encoding="utf-8"))
             links += [(words, f"{folder}/{stage}.html"), ("notebook", f"{folder}/{name}.ipynb")]
     return links

@@ -311,6 +311,8 @@ def test_only_finished_runs_are_compared_and_all_is_escaped(runs):
     assert SIMULATED in page and "1 of the finished is out of date" in page
     facts = read_json(path)["metrics"]
     assert f"<b>{facts['roc_auc']:.3f}</b>" in page and "always ear 0.400" in page and "cannot be told" in page
+    first = (runs / "reports/tiny_s0/evaluate.html").read_text().partition("</h1>")[2].partition("<details")[0]
+    assert "On validation: A behaviour named &lt;script&gt;" in first and "On test: ROC AUC" in first  # the verdict is met before anything else
     for k in (0, 1):
         assert (runs / f"reports/tiny_s{k}/train.html").exists() and (runs / f"reports/tiny_s{k}/06_train.ipynb").exists()
 
