@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/reading.py [--rounds 5] [--folder data/benchmark] [--no-decord]
 
-The first call draws the 4K segment and cuts one event of it (some minutes). Each reader works in a process of its own, whose peak memory is taken; the
-readers take turns. decord is no requirement of this project: it is fetched into the folder, or left out where it cannot be. Prints the tables as Markdown.
+The first call draws the 4K segment and cuts one event of it (some minutes). Each reader works in a process of its own, whose peak memory is taken; all
+work at the same time. decord is no requirement of this project: it is fetched into the folder, or left out where it cannot be. Prints the tables as Markdown.
 """
 import argparse
 import json
@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FRAMES, WINDOW_FPS, SHORT_SIDE = 16, 12, 256
@@ -134,6 +135,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--no-decord", action="store_true")
+    parser.add_argument("--readers", default=",".join(READERS), help="which, with commas between")
+    parser.add_argument("--clips", default="proxy,archive", help="which, with commas between")
     parser.add_argument("--all-cores", action="store_true", help="also let each reader use all cores")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -142,18 +145,19 @@ def main():
         return child(reader, path, int(short_side), int(threads))
     from segment import default_folder, machine, markdown, shows
     folder, about = args.folder or default_folder(), machine()
-    clips = clips_of(folder)
+    clips = {mode: path for mode, path in clips_of(folder).items() if mode in args.clips.split(",")}
     missing = "not wanted" if args.no_decord else fetch_decord(folder)
-    readers = [r for r in READERS if r != "decord" or not missing]
+    readers = [r for r in READERS if r in args.readers.split(",") and (r != "decord" or not missing)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     tables = [(mode, short, threads) for threads in (1, *([cores] if args.all_cores else [])) for short in (SHORT_SIDE, 0) for mode in clips]
     taken = {(reader, *key): [] for key in tables for reader in readers}
     first = 40 * 15 - 3 * 15  # number of the first frame of the clips
     for n in range(args.rounds):
         for key in tables:
-            for reader in readers[n % len(readers):] + readers[:n % len(readers)]:
-                mode, short, threads = key
-                got = run(reader, clips[mode], short, threads, folder / "decord")
+            mode, short, threads = key
+            with ThreadPoolExecutor(len(readers) if threads == 1 else 1) as pool:  # on one core each, all at the same time: what disturbs one disturbs all
+                all_got = list(pool.map(lambda r, k=key: run(r, clips[k[0]], k[1], k[2], folder / "decord"), readers))
+            for reader, got in zip(readers, all_got, strict=True):
                 for start_s, numbers in zip(STARTS[mode], got["numbers"], strict=True):
                     true = [(t, first + t * 15) for t in window(start_s)]
                     wrong = [(x, due) for x, (_, due) in zip(numbers, true, strict=True) if abs(x - due) > 0.51]
@@ -164,16 +168,17 @@ def main():
     def ms(reader, *key): return 1000 * statistics.median(statistics.median(g["work_s" if key[-1] == 1 else "seconds"]) for g in taken[reader, *key])
     def mb(reader, *key, what="peak_mb"): return statistics.median(g[what] for g in taken[reader, *key])
     print(f"\nSource: {shows(folder / 'segment.mp4')}. One event of 5 s, its clip of 11 s as `proxy` (short side 320) and as `archive` (4K, CRF 20). A window is {FRAMES} frames at {WINDOW_FPS} fps, in the middle of the clip "
-          f"(of the proxy also early and late in it); each reader opens the file for each window, in a process of its own on one core, {args.rounds} times, in turns; medians. On one core the processor's time is given, which other work on the machine disturbs least; on all cores the clock's. Every reader's frames were checked by the number in them.\n\n{about}\n")
+          f"(of the proxy also early and late in it); each reader opens the file for each window, in a process of its own on one core, all readers at the same time, {args.rounds} times; medians. On one core the processor's time is given, which other work on the machine disturbs least; on all cores the clock's. Every reader's frames were checked by the number in them.\n\n{about}\n")
     if missing:
         print(f"decord is left out: {missing}\n")
     rows = []
-    for what, short, threads in (("as training reads: scaled to a short side of 256", SHORT_SIDE, 1), ("whole frames", 0, 1)):
+    for what, short, threads in () if len(clips) < 2 or "crosssuck" not in readers else (("as training reads: scaled to a short side of 256", SHORT_SIDE, 1), ("whole frames", 0, 1)):
         fast, slow = (("crosssuck", m, short, threads) for m in ("proxy", "archive"))
         grown = [mb(*k) - mb(*k, what="base_mb") for k in (fast, slow)]
         rows.append([what, f"{ms(*fast):.0f} ms", f"{ms(*slow):.0f} ms", f"**{ms(*slow) / ms(*fast):.0f} ×**", f"{mb(*fast):.0f} MB", f"{mb(*slow):.0f} MB", f"{mb(*fast) / mb(*slow):.2f}",
                      f"{grown[0]:.0f} MB", f"{grown[1]:.0f} MB", f"**{grown[0] / grown[1]:.3f}**"])
-    print(markdown(["our reader, one core", "proxy", "archive", "times as fast", "peak, proxy", "peak, archive", "share", "above the imports, proxy", "archive", "share"], rows), "\n")
+    if rows:
+        print(markdown(["our reader, one core", "proxy", "archive", "times as fast", "peak, proxy", "peak, archive", "share", "above the imports, proxy", "archive", "share"], rows), "\n")
     rows = []
     for mode, short, threads in tables:
         key = (mode, short, threads)
