@@ -26,3 +26,11 @@ def lab() -> Path:
     if folder is None:
         pytest.skip("the lab's own files are not here: set CROSSSUCK_LAB to their folder")
     return folder
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    "A browser; it ends with its module, since its event loop would be in the way of others."
+    from browsing import chrome, chromium_path
+    with chrome(chromium_path()) as browser:
+        yield browser

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
-from test_widgets_browser import chromium, lab_url  # noqa: F401 (fixtures: a browser, and a JupyterLab over the folder of `study`)
+from browsing import jupyterlab, open_and_run, write_notebook
 
 from crosssuck.calibration import (
     TARGETS,
@@ -372,32 +372,15 @@ CELLS = ["from crosssuck.metrics import read_predictions\nfrom crosssuck.simulat
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    import nbformat
+def page(chrome, tmp_path_factory):
     folder = tmp_path_factory.mktemp("hand")
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(x) for x in CELLS],
-                                  metadata={"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}})
-    nbformat.write(nb, folder / "hand.ipynb")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def page(chromium, lab_url):  # noqa: F811
-    from playwright.sync_api import sync_playwright
-    from test_widgets_browser import TOKEN
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1700})
+    write_notebook(folder / "hand.ipynb", CELLS)
+    with jupyterlab(folder, tmp_path_factory.mktemp("home")) as url:
+        page = chrome.new_page(viewport={"width": 1400, "height": 1700})
         page.set_default_timeout(180_000)
-        page.goto(f"{lab_url}/lab/tree/hand.ipynb?token={TOKEN}")
-        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-        page.get_by_text("| Idle").wait_for()
-        page.locator(".jp-Notebook .jp-CodeCell").first.click()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
+        open_and_run(page, url, "hand.ipynb")
         page.get_by_text("previous", exact=True).wait_for()
         yield page
-        browser.close()
 
 
 def test_the_slider_and_the_browser_work_in_jupyterlab(page):

@@ -390,23 +390,11 @@ def test_redaction_spares_pictures(project):
     assert clean["outputs"][0]["data"] == {"image/png": str(project), "text/plain": "./runs"} and clean["html"].endswith(">.")
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    sync = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not found:
-        pytest.skip("no chromium on PATH")
-    with sync.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
-
-
-def test_pages_open_by_double_click_without_a_word_on_the_console(runs, chromium):
+def test_pages_open_by_double_click_without_a_word_on_the_console(runs, chrome):
     begin_run(runs / "runs", Planned(plan_runs(CONFIG, [0], resume=True)[0].config, "", 7)).say(state="failed", stage="train", error="<b>no</b>")
     index, said = write_reports(), []
     progress_report(pick_runs(["tiny"]))
-    page = chromium.new_page()
+    page = chrome.new_page()
     page.on("console", lambda m: said.append(m.text))
     page.on("pageerror", lambda e: said.append(str(e)))
     page.on("request", lambda r: said.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
@@ -419,10 +407,10 @@ def test_pages_open_by_double_click_without_a_word_on_the_console(runs, chromium
     page.close()
 
 
-def test_index_sorts_and_filters(runs, chromium):
+def test_index_sorts_and_filters(runs, chrome):
     config = plan_runs(CONFIG, [0], resume=True)[0].config
     begin_run(runs / "runs", Planned(config, "", 7)).say(state="failed", stage="train", error="no clip of event 9")
-    page = chromium.new_page()
+    page = chrome.new_page()
     page.goto(write_reports().as_uri())
     shown = lambda: [e.get_attribute("data-run") for e in page.locator("[data-run]").all() if e.is_visible()]  # noqa: E731
     auc = {f"tiny/s{k}": read_json(runs / f"runs/tiny/s{k}/metrics/metrics.json")["metrics"]["roc_auc"] for k in (0, 1)}

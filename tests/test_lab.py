@@ -1,21 +1,16 @@
 "The start page and the run browser in JupyterLab, in a real browser: the table looks again by itself while something runs."
 import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import nbformat
 import pytest
+from browsing import TOKEN, jupyterlab, open_and_run, write_notebook
 
 from crosssuck.core import write_json
 from crosssuck.experiments import RunBrowser, begin_run, claim, plan_runs, render_notebook, runs_html, tiny_notebooks, watch_runs
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKEN = "only-for-this-test"
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +23,7 @@ def project(tmp_path_factory):
     write_json(one / "training_history.json", {"epoch": [1], "val_macro_f1": [0.5], "seconds": [60.0]})
     one.say(state="running", stage="train", attempts=[{"stage": "train", "begun": "2026-01-01T00:00:00", "pid": 1, "job": "", "restart": 0}])
     two.say(state="failed", stage="train", error="<script>alert(1)</script>", attempts=[{"stage": "train", "begun": "2026-01-01T00:00:00", "why": "no clip"}])
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from crosssuck.experiments import RunBrowser\nRunBrowser(every_s=1)")],
-                                  metadata={"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}})
-    nbformat.write(nb, root / "runs.ipynb")
+    write_notebook(root / "runs.ipynb", ["from crosssuck.experiments import RunBrowser\nRunBrowser(every_s=1)"])
     with claim(one.path):
         yield root
     os.environ.pop("CROSSSUCK_ROOT") if before is None else os.environ.update(CROSSSUCK_ROOT=before)
@@ -60,63 +53,16 @@ def test_browser_filters_and_tells_more(project):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    found = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-    if found is None:
-        pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
-    pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    return found
-
-
-@pytest.fixture(scope="module")
 def lab_url(project, tmp_path_factory):
-    "A JupyterLab of its own on a free port, with a token, with nobody's settings."
-    home = tmp_path_factory.mktemp("home")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "MPLBACKEND") and not k.startswith("JUPYTER")}
-    env |= {"HOME": str(home), "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "IPYTHONDIR": str(home / "ipython")}
     shutil.copytree(ROOT / "nbs", project / "all_nbs")
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={TOKEN}"]
-    with open(home / "log.txt", "w") as log:
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=project)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{url}/api/status?token={TOKEN}", timeout=5)
-            break
-        except OSError:
-            assert server.poll() is None, (home / "log.txt").read_text()[-2000:]
-            time.sleep(0.25)
-    else:
-        server.kill()
-        pytest.fail("JupyterLab did not start: " + (home / "log.txt").read_text()[-2000:])
-    yield url
-    server.terminate()
-    try:
-        server.wait(20)
-    except subprocess.TimeoutExpired:
-        server.kill()
-
-
-@pytest.fixture(scope="module")
-def chrome(chromium):
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
+    with jupyterlab(project, tmp_path_factory.mktemp("home")) as url:
+        yield url
 
 
 def test_run_browser_refreshes_while_a_run_is_at_work(project, chrome, lab_url):
     page = chrome.new_page(viewport={"width": 1400, "height": 1000})
     page.set_default_timeout(90_000)
-    page.goto(f"{lab_url}/lab/tree/runs.ipynb?token={TOKEN}")
-    page.locator(".jp-Notebook .jp-CodeCell").first.click()
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    open_and_run(page, lab_url, "runs.ipynb")
     table = page.locator(".jp-OutputArea .crosssuck-runs").first
     table.wait_for()
     assert page.locator(".jp-OutputArea input[placeholder='filter by name']").count() == 1, "the widget, not the still table"

@@ -4,7 +4,6 @@ The figures it takes are printed, and written to benchmarks/check.json with the 
 """
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -131,26 +130,6 @@ def test_the_panel_notices_a_shortcut(root, tmp_path, figures):
     metadata = next(r for what, r in rows.items() if "metadata" in what.lower())
     figures["shortcut"] = {name: {k: r[k] for k in ("figure", "low", "high", "n", "means")} for name, r in (("colour", colour), ("metadata", metadata))}
     assert colour["doubt"] and "a shortcut" in colour["means"] and colour["figure"] > 0.7 and metadata["low"] > 0.6
-
-
-def test_extraction_killed_at_random_moments_loses_nothing(study, tmp_path):
-    linked = pd.read_csv(study / "linked.csv", dtype=str, keep_default_na=False)
-    write_csv(tmp_path / "linked.csv", linked.head(60))
-    words = [*CLI, "extract", str(tmp_path / "linked.csv"), "--mode", "proxy", "--out", str(tmp_path / "clips"), "--workers", "2"]
-    moments = random.Random(0)
-    for _ in range(20):
-        job = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(moments.uniform(0.3, 3.0))
-        os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-    crosssuck(*words[1:])
-    clips = pd.read_csv(tmp_path / "clips/clips.csv")
-    assert (clips.status == "ok").all() and len(clips) == 60
-    from crosssuck.video import iter_frames, probe
-    for row in clips.itertuples():
-        path = tmp_path / "clips" / row.clip_path
-        assert abs(probe(path).duration_s - row.clip_duration_s) < 0.2
-        assert sum(1 for _ in iter_frames(path)) == probe(path).n_frames
 
 
 def test_a_killed_training_ends_in_the_same_weights(root, study, tmp_path):

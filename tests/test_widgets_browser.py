@@ -2,34 +2,18 @@
 import datetime as dt
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
+from browsing import jupyterlab, open_and_run, write_notebook
 
 from crosssuck import cameras as c
 from crosssuck.core import write_csv
 from crosssuck.inputs import read_boxes
 from crosssuck.manifest import read_workbook
 from crosssuck.simulation import tiny_drive
-
-TOKEN = "only-for-this-test"
-NO_NEWS = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True}
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    found = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-    if found is None:
-        pytest.skip("no chromium on PATH (Debian: apt-get install chromium)")
-    pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -43,74 +27,33 @@ def study(tmp_path_factory):
     c.write_links(linked, unlinked, folder / "linked.csv")
     cells = ["from crosssuck.cameras import BoxPanel, CameraPanel, read_inventory\nfrom crosssuck.manifest import read_events\nlinked = read_events('linked.csv')",
              "CameraPanel(linked, read_inventory('inventory.csv'), 'cameras.yaml', n=3)", "BoxPanel(linked, 'boxes.csv', n=4)"]
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(x) for x in cells],
-                                  metadata={"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}})
-    nbformat.write(nb, folder / "panels.ipynb")
+    write_notebook(folder / "panels.ipynb", cells)
     return folder
 
 
 @pytest.fixture(scope="module")
 def lab_url(study, tmp_path_factory):
-    "A JupyterLab of its own, on this machine alone, with a token, on a free port, with nobody's settings."
-    home = tmp_path_factory.mktemp("home")
-    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)
-    (settings / "notification.jupyterlab-settings").write_text(yaml.safe_dump(NO_NEWS, default_flow_style=True))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "MPLBACKEND") and not k.startswith("JUPYTER")}
-    env |= {"HOME": str(home), "JUPYTER_CONFIG_DIR": str(home / "config"), "JUPYTER_DATA_DIR": str(home / "data"), "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
-            "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "IPYTHONDIR": str(home / "ipython"), "MPLCONFIGDIR": str(home / "mpl")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0",
-               f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={study}"]
-    with open(home / "log.txt", "w") as log:
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=study)
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"{url}/api/status?token={TOKEN}", timeout=5)
-            break
-        except OSError:
-            assert server.poll() is None, (home / "log.txt").read_text()[-2000:]
-            time.sleep(0.25)
-    else:
-        server.kill()
-        pytest.fail("JupyterLab did not start: " + (home / "log.txt").read_text()[-2000:])
-    yield url
-    server.terminate()
-    try:
-        server.wait(20)
-    except subprocess.TimeoutExpired:
-        server.kill()
+    with jupyterlab(study, tmp_path_factory.mktemp("home")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
-def page(chromium, lab_url):
+def page(chrome, lab_url):
     "The notebook, opened and run from top to bottom; `page.elsewhere` collects every request that left this machine."
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1500})
-        page.set_default_timeout(180_000)
-        page.elsewhere, page.faults = [], []
+    page = chrome.new_page(viewport={"width": 1400, "height": 1500})
+    page.set_default_timeout(180_000)
+    page.elsewhere, page.faults = [], []
 
-        def only_here(route):
-            if route.request.url.startswith((lab_url, lab_url.replace("http", "ws"), "data:", "blob:")):
-                return route.continue_()
-            page.elsewhere.append(route.request.url)
-            return route.abort()
-        page.route("**/*", only_here)
-        page.on("pageerror", lambda e: page.faults.append(str(e)))
-        page.goto(f"{lab_url}/lab/tree/panels.ipynb?token={TOKEN}")
-        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-        page.get_by_text("| Idle").wait_for()                                               # the kernel is there
-        page.locator(".jp-Notebook .jp-CodeCell").first.click()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        page.locator(".crosssuck-draw").wait_for()
-        yield page
-        browser.close()
+    def only_here(route):
+        if route.request.url.startswith((lab_url, lab_url.replace("http", "ws"), "data:", "blob:")):
+            return route.continue_()
+        page.elsewhere.append(route.request.url)
+        return route.abort()
+    page.route("**/*", only_here)
+    page.on("pageerror", lambda e: page.faults.append(str(e)))
+    open_and_run(page, lab_url, "panels.ipynb")
+    page.locator(".crosssuck-draw").wait_for()
+    return page
 
 
 def shown(page):
