@@ -146,7 +146,7 @@ def _better(facts: dict) -> tuple[str, str]:
     short = {"always_ear": "guessing", "metadata_deployable": RIVALS["metadata_deployable"], "metadata_all": RIVALS["metadata_all"]}
     seen = {words: beaten(facts).get(k, False) for k, words in short.items() if k in beaten(facts)}
     won, lost = ([w for w, better in seen.items() if better == side] for side in (True, False))
-    head = (f"Than {' and than '.join(won)}" + (f"; not than {' or '.join(lost)}" if lost else "") if won else "Than nothing that it was compared with") + "."
+    head = (f"Than {' and than '.join(won)}" + (f"; not than {' or '.join(lost)}" if lost else "") if won else "It beats none of what it was compared with") + "."
     auc, right = facts["metrics"].get("roc_auc"), facts["metrics"].get("accuracy")
     others = [f"{of_100(facts['baselines'][k]['roc_auc'])} with {RIVALS[k]}" for k in ("metadata_deployable", "metadata_all")
               if "roc_auc" in facts["baselines"].get(k, {})]

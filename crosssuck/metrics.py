@@ -754,10 +754,10 @@ def _at_threshold(s: dict) -> list[str]:
     if f1 is not None:
         ear, coin = (s["baselines"][b]["macro_f1"] for b in ("always_ear", "coin_same_rate"))
         noise = i is not None and i["low"] <= max(ear, coin)
-        tell = " It does not beat them." if f1 <= max(ear, coin) else " The difference is within the noise." if noise else ""
+        tell = " It does not beat them." if f1 <= max(ear, coin) else " The higher of the two lies inside its interval." if noise else ""
         span = f" ({_span(i)})" if i else ""
         out.append(f"At the threshold 0.5 its macro F1 is {f1:.3f}{span}; always answering ear scores {ear:.3f}, "
-                   f"a coin that says tail as often {coin:.3f}.{tell}")
+                   f"a coin that says tail as often as the model {coin:.3f}.{tell}")
     if te + tt:
         out.append(f"It found {tt} of {_count(te + tt, 'tail event')} and called {et} of {_count(ee + et, 'ear event')} tail.")
     return out

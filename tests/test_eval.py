@@ -119,7 +119,7 @@ def test_first_screen_of_e1_answers_the_five_questions(lab, tmp_path):
     assert short["Does it work?"] == "No." and "49 of 100 pairs" in why["Does it work?"] and "Guessing does so in 50" in why["Does it work?"]
     assert short["How sure is that?"] == "Sure enough: a useful model is ruled out." and re.search(r"between 3\d and 6\d \(95 % interval over 176 bouts", why["How sure is that?"])
     assert short["On how many tail events?"] == "38 tail events, in 31 bouts." and "found 8 of the 38" in why["On how many tail events?"]
-    assert short["Better than what?"] == "Than nothing that it was compared with." and "72 with hour, day and camera" in why["Better than what?"] and "89 by always answering ear" in why["Better than what?"]
+    assert short["Better than what?"] == "It beats none of what it was compared with." and "72 with hour, day and camera" in why["Better than what?"] and "89 by always answering ear" in why["Better than what?"]
     assert short["What next?"].startswith("Leave the threshold alone")
     words = page_text(tmp_path / "report.html")
     places = [words.index(q) for q in short.index]

@@ -616,7 +616,7 @@ def test_what_the_february_table_did_not_say(e1):
                                                               "(it puts the tail event first in 49 of 100 tail–ear pairs: ROC AUC 0.490, 95 % interval 0.3")
     assert "over 176 bouts, 38 tail events); hour, day and camera alone reach 0.7" in first(e1)
     assert e1["baselines"]["metadata_deployable"]["roc_auc"] > .65 and e1["permutation"]["p_value"] > .2
-    assert "The difference is within the noise." in e1["verdict"] and "It found 8 of 38 tail events and called 40 of 323 ear events tail." in e1["verdict"]
+    assert "The higher of the two lies inside its interval." in e1["verdict"] and "It found 8 of 38 tail events and called 40 of 323 ear events tail." in e1["verdict"]
 
 
 @pytest.mark.lab
