@@ -178,7 +178,10 @@ def test_full_disk_leaves_the_old_file_whole(full_disk, tmp_path):
     for k in range(40 if limit is None else 120):
         shutil.copy(clip, folder / f"{long_name}{k}.mp4")
     refused(run("scan", folder, "--out", disk / "inventory.csv", file_limit=limit), "the disk is full")
-    assert (disk / "inventory.csv").read_text() == "path,nframes,fps,size,valid\n" and sorted(p.name for p in disk.iterdir()) == ["filler", "inventory.csv"]
+    assert (disk / "inventory.csv").read_text() == "path,nframes,fps,size,valid\n" and {p.name for p in disk.iterdir()} - {".inventory.csv.journal"} == {"filler", "inventory.csv"}
+    (disk / "filler").unlink()
+    assert run("scan", folder, "--out", disk / "inventory.csv").returncode == 0, "with room again, the scan goes on from its journal"
+    assert sorted(p.name for p in disk.iterdir()) == ["inventory.csv"] and len(pd.read_csv(disk / "inventory.csv")) == len(list(folder.iterdir()))
 
 
 def test_full_disk_while_cutting_clips(full_disk, linked):
