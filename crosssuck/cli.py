@@ -504,8 +504,11 @@ def clean_verb(runs: Runs = None, failed: Annotated[bool, typer.Option("--failed
 def report_verb(runs: Annotated[Optional[Path], typer.Argument(help="folder of the runs")] = None, out: Annotated[Optional[Path], typer.Option(help="folder of the pages")] = None,
                 pages: Annotated[Optional[list[Path]], typer.Option(help="folder with pages of evaluate, calibrate, confounds, compare, curves; may be repeated")] = None):
     "Write the page of every executed notebook and the index that compares all finished runs."
-    from crosssuck.experiments import write_reports
-    typer.echo(write_reports(given(runs, "runs"), made(out, "reports"), extras=[given(p) for p in pages or []]))
+    from crosssuck.experiments import collect_runs, score_lines, write_reports
+    page = write_reports(given(runs, "runs"), made(out, "reports"), extras=[given(p) for p in pages or []])
+    if len(lines := score_lines(collect_runs(given(runs, "runs")))):
+        typer.echo(lines.to_string(index=False))
+    typer.echo(page)
 
 @verb("progress-report", "demo_v4_center demo_v4_roi --out reports/progress.html")
 def progress_report_verb(names: Names = None, out: Annotated[Optional[Path], typer.Option(help="HTML to write")] = None, runs: Runs = None,

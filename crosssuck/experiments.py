@@ -16,12 +16,12 @@ __all__ = ['TINY_PARAMETERS', 'TINY_CONFIG', 'STAGES', 'DONE', 'FAILED', 'REQUEU
            'ask_scheduler', 'judge', 'how_far', 'in_words', 'find_runs', 'log_of', 'last_lines', 'watch_runs',
            'who_works', 'pick_runs', 'cancel_runs', 'resume_runs', 'leftovers', 'clean_runs', 'shard', 'join_shards',
            'launch_extraction', 'run_state', 'stale_reasons', 'collect_runs', 'headline', 'comparable',
-           'only_comparable', 'interval_figure', 'clean_html', 'shown_cells', 'slim', 'render_notebook', 'score_cell',
-           'lead_sentence', 'best_by_test', 'criteria_table', 'run_pages', 'copy_pages', 'run_parts', 'origin_rows',
-           'not_compared', 'write_reports', 'data_blocks', 'split_blocks', 'model_blocks', 'result_blocks',
-           'curve_blocks', 'calibration_blocks', 'next_blocks', 'progress_report', 'sources', 'runs_html', 'run_html',
-           'RunBrowser', 'Difference', 'origin_differences', 'weight_difference', 'number_differences',
-           'result_differences', 'reproduce']
+           'only_comparable', 'score_lines', 'interval_figure', 'clean_html', 'shown_cells', 'slim', 'render_notebook',
+           'score_cell', 'lead_sentence', 'best_by_test', 'criteria_table', 'run_pages', 'copy_pages', 'run_parts',
+           'origin_rows', 'not_compared', 'write_reports', 'data_blocks', 'split_blocks', 'model_blocks',
+           'result_blocks', 'curve_blocks', 'calibration_blocks', 'next_blocks', 'progress_report', 'sources',
+           'runs_html', 'run_html', 'RunBrowser', 'Difference', 'origin_differences', 'weight_difference',
+           'number_differences', 'result_differences', 'reproduce']
 
 # %% ../nbs/11_experiments.ipynb #11-003
 import asyncio
@@ -1271,6 +1271,19 @@ def only_comparable(
     return items
 
 # %% ../nbs/11_experiments.ipynb #11-110
+def score_lines(
+    table: pd.DataFrame, # as `collect_runs` gives it
+) -> pd.DataFrame: # run, scored on, events, tail, one column a headline metric with its 95 % interval, verdict
+    "Put the scores of all runs that may be compared into one table of text."
+    rows = []
+    for row in table[comparable(table)].to_dict("records"):
+        for part, (words, _) in PARTS.items():
+            scores = {name: "–" if pd.isna(row[f"{part}_{m}"]) else f"{row[f'{part}_{m}']:.3f} (no interval)" if pd.isna(row[f"{part}_{m}_low"])
+                      else f"{row[f'{part}_{m}']:.3f} ({row[f'{part}_{m}_low']:.2f} to {row[f'{part}_{m}_high']:.2f})" for m, name in HEADLINE.items()}
+            rows.append({"run": row["run"], "scored on": words, "events": row[f"{part}_n"], "tail": row[f"{part}_tail"], **scores, "verdict": row[f"{part}_verdict"].partition(":")[0]})
+    return pd.DataFrame(rows, columns=["run", "scored on", "events", "tail", *HEADLINE.values(), "verdict"])
+
+# %% ../nbs/11_experiments.ipynb #11-113
 def interval_figure(
     table: pd.DataFrame,        # as `collect_runs` gives it, of runs that may be compared
     metric: str = "roc_auc",    # of the headline
@@ -1293,7 +1306,7 @@ def interval_figure(
     ax.tick_params(axis="y", length=0)
     return figure
 
-# %% ../nbs/11_experiments.ipynb #11-114
+# %% ../nbs/11_experiments.ipynb #11-117
 PAGE_LIMIT = 5_000_000  # bytes
 NO_FETCH = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page's own rule: no script, no request
 _FOLDED = """{%- extends 'basic/index.html.j2' -%}
@@ -1313,7 +1326,7 @@ nav { font-size: .9rem; } @media print { details.code, nav { display: none; } } 
 {% if notice %}<p class="notice">{{ notice }}</p>{% endif %}{% for s in lead %}<p class="verdict">{{ s }}</p>{% endfor %}{{ body }}</body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-115
+# %% ../nbs/11_experiments.ipynb #11-118
 _TAGS = ("a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small span strong style "
          "sub summary sup table tbody td tfoot th thead tr u ul").split()
 
@@ -1329,7 +1342,7 @@ def clean_html(
     css = CSSSanitizer()
     return Markup(bleach.clean(str(text), tags=_TAGS, attributes=allowed, protocols=["http", "https", "data"], css_sanitizer=css))
 
-# %% ../nbs/11_experiments.ipynb #11-117
+# %% ../nbs/11_experiments.ipynb #11-120
 def shown_cells(nb, where: object) -> list: # cells of the part `# Run`, without directives
     "Take the cells that a reader sees: those after `# Run`, without nbdev's directives."
     import nbformat
@@ -1346,7 +1359,7 @@ def shown_cells(nb, where: object) -> list: # cells of the part `# Run`, without
                     output.setdefault("metadata", {}).setdefault("image/png", {}).setdefault("alt", "figure")
     return cells
 
-# %% ../nbs/11_experiments.ipynb #11-118
+# %% ../nbs/11_experiments.ipynb #11-121
 def slim(cells: list, limit: int = PAGE_LIMIT) -> None:
     "Leave out the largest outputs until the rest fits, and say so in their place."
     outputs = sorted(((len(json.dumps(o)), k, o) for k, o in enumerate(o for c in cells for o in c.get("outputs", []))), key=lambda x: -x[0])
@@ -1359,7 +1372,7 @@ def slim(cells: list, limit: int = PAGE_LIMIT) -> None:
         output.update(output_type="stream", name="stdout", text=words)
         size -= n
 
-# %% ../nbs/11_experiments.ipynb #11-120
+# %% ../nbs/11_experiments.ipynb #11-123
 def render_notebook(
     path: str | os.PathLike,   # executed notebook
     out: str | os.PathLike,    # HTML file
@@ -1384,7 +1397,7 @@ def render_notebook(
                             body=Markup(body), lead=list(lead), notice=SIMULATED if simulated else "")
     return write_text(out, page)
 
-# %% ../nbs/11_experiments.ipynb #11-124
+# %% ../nbs/11_experiments.ipynb #11-127
 BASELINES = {"always_ear": "always ear", "always_tail": "always tail", "coin": "a coin", "coin_same_rate": "a coin of the same rate",
              "metadata_deployable": "hour, day, camera", "metadata_all": "all metadata"}
 
@@ -1400,7 +1413,7 @@ def score_cell(
             "interval": f"{interval['low']:.2f} to {interval['high']:.2f}" if interval.get("low") is not None else "no interval" if value is not None else "",
             "baseline": f"{BASELINES.get(best, best.replace('_', ' '))} {rivals[best]:.3f}" if best else ""}
 
-# %% ../nbs/11_experiments.ipynb #11-126
+# %% ../nbs/11_experiments.ipynb #11-129
 def lead_sentence(table: pd.DataFrame) -> str:
     "Count the runs for the first line of the index."
     count = table.state.value_counts() if len(table) else pd.Series(dtype=int)
@@ -1420,7 +1433,7 @@ def best_by_test(runs: list[RunFolder]) -> str:
     return (f"The January plan's rule, highest tail F1 on test, would choose {best} (tail F1 {known[best]:.3f}). It is not followed: "
             "who chooses on the test set has no test set left.")
 
-# %% ../nbs/11_experiments.ipynb #11-129
+# %% ../nbs/11_experiments.ipynb #11-132
 ANSWERS = {"met": "met", "not met": "not", "cannot be told": "tell"}  # how the lab's criteria are answered, and the colour's name
 
 def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (criterion, what is asked, an answer a run)
@@ -1438,7 +1451,7 @@ def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (crite
             rows.setdefault((c["criterion"], c["asked"]), []).append({"answer": c["answer"], "why": c["found"], "css": css})
     return {"columns": [r.name for r in runs], "rows": [(*key, answers) for key, answers in rows.items()]}
 
-# %% ../nbs/11_experiments.ipynb #11-132
+# %% ../nbs/11_experiments.ipynb #11-135
 _SCRIPT = """
 const all = s => [...document.querySelectorAll(s)], by = id => document.getElementById(id);
 const filter = () => {
@@ -1479,7 +1492,7 @@ td details { font-size: .8rem; color: #444; } td details td { border: none; padd
 @media print { .controls { display: none; } tbody.run { break-inside: avoid; } }
 """
 
-# %% ../nbs/11_experiments.ipynb #11-133
+# %% ../nbs/11_experiments.ipynb #11-136
 _INDEX = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{{ rule }}"><title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}</style></head><body><h1>{{ title }}</h1>
@@ -1511,7 +1524,7 @@ _INDEX = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!
 <script>{{ script }}</script></body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-134
+# %% ../nbs/11_experiments.ipynb #11-137
 def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of the link, address relative to the index)
     "Render the executed notebooks of a run beside the index, and put copies of them there."
     folder, links = run.name.replace("/", "_"), []
@@ -1524,7 +1537,7 @@ def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of t
             links += [(words, f"{folder}/{stage}.html"), ("notebook", f"{folder}/{name}.ipynb")]
     return links
 
-# %% ../nbs/11_experiments.ipynb #11-135
+# %% ../nbs/11_experiments.ipynb #11-138
 def copy_pages(
     extras: Iterable[str | os.PathLike], # folders with the pages of other verbs, at any depth
     out: Path,                           # where the index will be
@@ -1544,7 +1557,7 @@ def copy_pages(
             groups.setdefault(parts[0] if len(parts) > 1 else folder.name, []).append({"href": href, "title": html.unescape(title[1]) if title else page.stem})
     return groups
 
-# %% ../nbs/11_experiments.ipynb #11-137
+# %% ../nbs/11_experiments.ipynb #11-140
 def run_parts(run: RunFolder) -> list[dict]: # a row of the index for validation, one for test
     "Give what the index shows of a finished run."
     parts = []
@@ -1567,7 +1580,7 @@ def origin_rows(run: RunFolder) -> list[tuple[str, str]]:
             ("finished", attempts[-1].get("ended", "")[:16].replace("T", " ") if attempts else ""), ("attempts", str(len(attempts) or ""))]
     return [(k, v) for k, v in rows if v]
 
-# %% ../nbs/11_experiments.ipynb #11-139
+# %% ../nbs/11_experiments.ipynb #11-142
 def not_compared(row: dict) -> dict:
     "Say why a run stands apart."
     shown = "stale" if row["state"] == "done" else row["state"]
@@ -1600,7 +1613,7 @@ def write_reports(
                          criteria=criteria_table(finished), chosen=best_by_test(finished), pages=copy_pages(extras, out))
     return write_text(out / "index.html", page if unredacted() else redact_tree(page))
 
-# %% ../nbs/11_experiments.ipynb #11-144
+# %% ../nbs/11_experiments.ipynb #11-147
 def _share(n: int, of: int) -> str: return f"{n:,} ({100 * n / of:.1f} %)" if of else f"{n:,}"
 
 def data_blocks(config: Config) -> list: # blocks of a page
@@ -1637,7 +1650,7 @@ def split_blocks(config: Config) -> list:
     leaks = "; ".join(audit[audit.leak].sentence) if audit.leak.any() else "no leak found"
     return [f"Scheme {facts['scheme']}, seed {facts['split_seed']}; {len(audit)} checks: {leaks}.", pd.DataFrame(rows)]
 
-# %% ../nbs/11_experiments.ipynb #11-146
+# %% ../nbs/11_experiments.ipynb #11-149
 RATES = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "average_precision": "average precision", "accuracy": "accuracy", "recall_ear": "ear recall", "recall_tail": "tail recall",
          "precision_tail": "tail precision", "f1_tail": "tail F1", "ece": "ECE", "brier": "Brier score"}
 
@@ -1674,7 +1687,7 @@ def result_blocks(runs: list[RunFolder], part: str) -> list:
     blocks.append(pd.DataFrame([{"run": name, "true": true, "called ear": row[0], "called tail": row[1]} for name, f in facts.items() for true, row in zip(("ear", "tail"), f["confusion_matrix"], strict=True)]))
     return blocks
 
-# %% ../nbs/11_experiments.ipynb #11-148
+# %% ../nbs/11_experiments.ipynb #11-151
 def _epochs(n: int) -> str: return f"{n} epoch{'' if n == 1 else 's'}"
 
 def curve_blocks(run: RunFolder) -> list:
@@ -1705,7 +1718,7 @@ def next_blocks(runs: list[RunFolder]) -> list:
     rows = [{"criterion": name, "asked": asked, **dict(zip(table["columns"], (a["answer"] for a in found), strict=True))} for name, asked, found in table["rows"]]
     return [*said, pd.DataFrame(rows)]
 
-# %% ../nbs/11_experiments.ipynb #11-149
+# %% ../nbs/11_experiments.ipynb #11-152
 def progress_report(
     picked: list[RunFolder],
     out: str | os.PathLike = "reports/progress.html",
@@ -1733,7 +1746,7 @@ def sources(runs: list[RunFolder]) -> pd.DataFrame: # run, file, sha256
     rows = [{"run": r.name, "file": n, "sha256": sha256_file(r / n)[:16]} for r in runs for n in names if (r / n).exists()]
     return pd.DataFrame(rows + [{"run": r.name, "file": k, "sha256": v[:16]} for r in runs for k, v in data_hashes(make_config(read_yaml(r / "config.yaml"))).items()])
 
-# %% ../nbs/11_experiments.ipynb #11-152
+# %% ../nbs/11_experiments.ipynb #11-155
 STATE_COLOUR = {"done": "#00664a", "running": "#0072B2", "queued": "#666", "preempted": "#8a5a00", "failed": "#B00020", "interrupted": "#8a5a00", "planned": "#666", "smoke": "#666"}
 
 def runs_html(table: pd.DataFrame, limit: int = 200) -> str:
@@ -1752,7 +1765,7 @@ def run_html(run: RunFolder, runs: Path) -> str:
     log = html.escape(redact(last_lines(log_of(run, runs), 8)))
     return f"<h4>{html.escape(run.name)}</h4>{verdicts}{runs_html(pd.DataFrame(attempts))}" + (f"<pre>{log}</pre>" if log else "")
 
-# %% ../nbs/11_experiments.ipynb #11-154
+# %% ../nbs/11_experiments.ipynb #11-157
 class RunBrowser:
     "A table of all runs that refreshes while jobs run; shows itself in JupyterLab, and as a still table in a report."
     def __init__(self,
@@ -1784,7 +1797,7 @@ class RunBrowser:
     @property
     def busy(self) -> bool: return bool(self.found.state.isin(["queued", "running", "preempted"]).any())
 
-# %% ../nbs/11_experiments.ipynb #11-155
+# %% ../nbs/11_experiments.ipynb #11-158
 @patch
 def show(self: RunBrowser) -> None:
     "Show the runs that fit the filter."
@@ -1813,7 +1826,7 @@ def _repr_mimebundle_(self: RunBrowser, include=None, exclude=None, **kwargs) ->
     bundle = self.box._repr_mimebundle_(include=include, exclude=exclude, **kwargs) or {}
     return {**(bundle[0] if isinstance(bundle, tuple) else bundle), "text/html": self.table.value, "text/plain": self.found.to_string(index=False)}
 
-# %% ../nbs/11_experiments.ipynb #11-158
+# %% ../nbs/11_experiments.ipynb #11-161
 class Difference(NamedTuple):
     "One thing that is not the same in two runs."
     kind: str     # origin or result
@@ -1849,7 +1862,7 @@ def number_differences(name: str, a: object, b: object, path: str = "") -> list[
         return [d for k, (x, y) in enumerate(zip(a, b, strict=True)) for d in number_differences(name, x, y, f"{path}[{k}]")]
     return [] if a == b else [Difference("result", f"{name}: {path}", str(a)[:60], str(b)[:60])]
 
-# %% ../nbs/11_experiments.ipynb #11-159
+# %% ../nbs/11_experiments.ipynb #11-162
 def result_differences(old: RunFolder, new: RunFolder) -> list[Difference]:
     "Compare what two runs left: weights, history, predictions, scores, calibration."
     out = weight_difference(old / "best.ckpt", new / "best.ckpt")
