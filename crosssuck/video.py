@@ -106,7 +106,7 @@ def _stamp(path) -> tuple[int, int]:
 @functools.lru_cache(maxsize=4096)
 def _probe(path: str, mtime_ns: int, size: int) -> VideoInfo:
     with open_video(path, glance=True) as (container, stream):
-        stream.codec_context.skip_frame = "DEFAULT"
+        stream.codec_context.skip_frame, stream.codec_context.options = "DEFAULT", {"skip_loop_filter": "all"}  # to see a frame, not to show it
         first = next(container.decode(stream), None)
         if first is None:
             raise UserError("holds no frame that can be decoded", where=path, remedy="copy it again from its source, or leave it out")
