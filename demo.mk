@@ -9,7 +9,7 @@ SAY := printf '\n\033[1m%s\033[0m\n'
 export OMP_NUM_THREADS ?= 1
 
 demo: reports/index.html
-	@echo; $(BIN)/python -c "from crosssuck.experiments import collect_runs, score_lines; print(score_lines(collect_runs('runs')).to_string(index=False))"
+	@echo; $(BIN)/python -c "from crosssuck.experiments import collect_runs, score_lines; t = collect_runs('runs'); s = score_lines(t); print((s if len(s) else t[['run', 'state', 'stale']]).to_string(index=False))"
 	@echo; echo "The lab report of a simulated cohort: open  $(CURDIR)/reports/index.html"
 
 clean-demo:

@@ -385,7 +385,7 @@ def test_six_runs_of_the_demo_config_by_array(build, monkeypatch):
     "The demo's own configs, three with two seeds, on the demo's own study, as the lab would submit them."
     if not (ROOT / "data/demo/split/split.json").exists():
         pytest.skip("the demo's study is not here: make demo")
-    root = build("demo", mem=3)
+    root = build("demo", mem=6)
     monkeypatch.setenv("CROSSSUCK_ROOT", str(ROOT))
     configs = [ROOT / f"configs/{n}.yaml" for n in ("demo_v4_center", "demo_v4_roi", "demo_v4b_roi")]
     run_experiments(configs, [0, 1], launcher="slurm", site=root / "site.yaml", runs=root / "runs", reports=root / "reports", overrides=["optim.epochs=3"], say=print)
