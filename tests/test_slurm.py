@@ -20,9 +20,9 @@ SITE = f"""partition: {{partition}}
 activate: {sys.prefix}/bin/activate
 max_running: {{throttle}}
 train: {{{{cpus: 1, mem_gb: {{mem}}, time: "{{time}}", warn_s: {{warn}}}}}}
-evaluate: {{{{cpus: 1, mem_gb: 3.0, time: "00:10:00", warn_s: 10}}}}
+evaluate: {{{{cpus: 1, mem_gb: 1.5, time: "00:10:00", warn_s: 10}}}}
 extract: {{{{cpus: 1, mem_gb: 1.0, time: "00:10:00"}}}}
-report: {{{{cpus: 1, mem_gb: 3.0, time: "00:10:00"}}}}
+report: {{{{cpus: 1, mem_gb: 1.5, time: "00:10:00"}}}}
 """
 WAIT_S = 240
 LOOP = """import signal, time
@@ -386,6 +386,7 @@ def test_six_runs_of_the_demo_config_by_array(build, monkeypatch):
     if not (ROOT / "data/demo/split/split.json").exists():
         pytest.skip("the demo's study is not here: make demo")
     root = build("demo", mem=6)
+    (root / "site.yaml").write_text((root / "site.yaml").read_text().replace("mem_gb: 1.5", "mem_gb: 3.0"))
     monkeypatch.setenv("CROSSSUCK_ROOT", str(ROOT))
     configs = [ROOT / f"configs/{n}.yaml" for n in ("demo_v4_center", "demo_v4_roi", "demo_v4b_roi")]
     run_experiments(configs, [0, 1], launcher="slurm", site=root / "site.yaml", runs=root / "runs", reports=root / "reports", overrides=["optim.epochs=1"], say=print)
