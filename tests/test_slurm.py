@@ -301,7 +301,7 @@ def test_submitted_twice_is_refused_or_left_alone_and_never_doubled(build):
     with at(root):
         assert sorted(cancel_runs(find_runs(), root / "runs")) == ["tiny/s0", "tiny/s7"]
     table = until(root, settled)
-    assert set(table.state) <= {"failed", "interrupted"} and table.why.str.contains("cancelled").all(), table.to_string()
+    assert set(table.state) <= {"failed", "interrupted"} and table.why.str.contains("cancelled|left the queue and never began").all(), table.to_string()  # a job that never began is soon forgotten by a scheduler without accounting
     time.sleep(7)  # longer than a requeued job waits here
     assert settled(look(root)), "a cancelled job came back"
     tiny_notebooks(root)
