@@ -1031,7 +1031,8 @@ def watch_runs(
     for run in found:
         facts, stage, far = run.facts(), _next_stage(run), how_far(run)
         ids_of = _job_facts(run)
-        state, why = judge(facts, done=run.done, job=(seen or {}).get(ids_of.get(stage, "")), submitted=bool(ids_of) and seen is not None, held=is_held(run), printed=last_lines(log_of(run, root)))
+        job = (seen or {}).get(ids_of.get(stage, "")) or (Seen("CANCELLED") if "cancelled" in ids_of else None)
+        state, why = judge(facts, done=run.done, job=job, submitted=bool(ids_of) and seen is not None, held=is_held(run), printed=last_lines(log_of(run, root)))
         if seen is None and ids_of and not run.done:
             why = "; ".join(w for w in (why, "the scheduler does not answer") if w)
         best = f"{far['best']:.3f} at {far['best_epoch']}" if far.get("best") is not None else ""
@@ -1062,19 +1063,26 @@ def pick_runs(
         out += [r for r in fits if r not in out]
     return out if list(names) else found
 
+def _cancel_jobs(picked: list[RunFolder], root: Path) -> None:
+    "End the jobs of runs, and note it beside their ids: a scheduler may soon forget a job that never began."
+    if not (jobs := [i for r in picked for k, i in _job_facts(r).items() if k in ("train", "evaluate")]):
+        return
+    done = subprocess.run(["scancel", *jobs], capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"scancel refused: {(done.stderr.strip().splitlines() or ['no words'])[-1]}", where="crosssuck cancel", remedy="ask squeue what is left")
+    for run in picked:
+        write_json(run / "job.json", {**_job_facts(run), "cancelled": now()})
+    (root / ".jobs/scheduler.json").unlink(missing_ok=True)
+
 def cancel_runs(
     picked: list[RunFolder],
     runs: str | os.PathLike = "runs",
 ) -> list[str]: # names of the runs that were at work
     "End the jobs and workers of runs; the workers save first."
     root, live = at_root(runs), []
-    busy = who_works(picked, root)
-    jobs = [i for r in picked if r.name in busy for k, i in _job_facts(r).items() if k in ("train", "evaluate")]
-    if jobs:
-        done = subprocess.run(["scancel", *jobs], capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"scancel refused: {(done.stderr.strip().splitlines() or ['no words'])[-1]}", where="crosssuck cancel", remedy="ask squeue what is left")
-        (root / ".jobs/scheduler.json").unlink(missing_ok=True)
+    with claim(root / ".jobs"):
+        busy = who_works(picked, root)
+        _cancel_jobs([r for r in picked if r.name in busy and _job_facts(r)], root)
     for run in picked:
         attempts = run.facts().get("attempts", [])
         if is_held(run) and attempts and not attempts[-1]["job"] and not attempts[-1].get("ended"):

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from crosssuck.core import SIMULATED, RunFolder, UserError, read_json, write_json, write_page, write_text
-from crosssuck.experiments import (ENDED, NO_FETCH, PAGE_LIMIT, STAGES, TINY_CONFIG, Planned, Seen, ask_scheduler, batch_file, begin_run, claim, clean_runs, code_hash, collect_runs,
+from crosssuck.experiments import (ENDED, NO_FETCH, PAGE_LIMIT, STAGES, TINY_CONFIG, Planned, Seen, ask_scheduler, batch_file, begin_run, cancel_runs, claim, clean_runs, code_hash, collect_runs,
                                    data_blocks, find_folds, find_runs, how_far, is_held, judge, launch_local, leftovers, machine_fault, pick_runs, plan_runs, plan_waves,
                                    progress_report, read_site, redact_tree, render_notebook, reproduce, resume_runs, run_experiments, run_stages, run_state, slots, stale_reasons,
                                    task_list, tiny_notebooks, watch_runs, worker_command, worker_environment, write_reports)
@@ -677,6 +677,19 @@ def test_three_submissions_each_behind_the_other(cluster, tmp_path, monkeypatch)
     with pytest.raises(UserError, match="the run exists"):
         run_experiments(CONFIG, [0, 1, 2], launcher="slurm", site="slurm/sites/isaac-ng.yaml", say=quiet)
     assert len(calls(tmp_path / "sbatch.log")) == 3
+
+
+def test_cancelled_job_that_never_began_is_called_cancelled_though_the_scheduler_forgot_it(cluster, tmp_path):
+    root = cluster()
+    run, other = run_experiments(CONFIG, [0, 1], launcher="slurm", site="slurm/sites/local.yaml", say=quiet)
+    fake(tmp_path / "bin", squeue="echo '101_0|PENDING||Priority'; echo '102_0|PENDING||Dependency'")
+    assert cancel_runs([run, other], root / "runs") == [run.name] and calls(tmp_path / "scancel.log") == [["101_0", "102_0"]]
+    fake(tmp_path / "bin", squeue="exit 0")
+    why = watch_runs(root / "runs", patience_s=0).set_index("run").why
+    assert why[run.name] == "cancelled" and "never began" in why[other.name]
+    resume_runs([run], root / "runs", say=quiet)
+    fake(tmp_path / "bin", squeue=f"echo '{read_json(run / 'job.json')['train']}|PENDING||Priority'")
+    assert "cancelled" not in read_json(run / "job.json") and watch_runs(root / "runs", patience_s=0).set_index("run").state[run.name] == "queued"
 
 
 def test_dry_run_submits_and_makes_nothing(cluster, project, tmp_path):

@@ -222,7 +222,7 @@ def test_six_runs_by_array(real):
 
 
 def test_preempted_in_the_middle_of_an_epoch_three_times_it_ends_with_the_same_weights(real):
-    root = real("preempted", size=64, epochs=8, batch=1)
+    root = real("preempted", size=80, epochs=30, batch=1)  # epochs enough that the third signal too finds it training
     (run,), _ = submit(root, ["configs/real.yaml"], [5])
     middle, begun = 0, time.monotonic()
     while middle < 3 and not run.done:
@@ -232,8 +232,7 @@ def test_preempted_in_the_middle_of_an_epoch_three_times_it_ends_with_the_same_w
         until(root, lambda t, h=history, b=before: (h.stat().st_mtime_ns if h.exists() else 0) > b, wait_s=120)  # an epoch has just begun
         subprocess.run(["scancel", "--batch", "--signal=USR1", job(run)], check=True)
         until(root, lambda t: t.state.iloc[0] in ("preempted", "done"), wait_s=60)
-        latest = [a for a in run.facts()["attempts"] if a.get("code") == 75]
-        middle = sum(not a["why"].split("batch ")[1].startswith("0;") for a in latest)
+        middle = len([a for a in run.facts()["attempts"] if re.search(r"saved after epoch \d+, batch [1-9]", a.get("why", ""))])
     assert middle >= 3, (run.facts()["attempts"], logs(root))
     until(root, lambda t: t.state.iloc[0] == "done", wait_s=300)
     with at(root):
@@ -242,7 +241,7 @@ def test_preempted_in_the_middle_of_an_epoch_three_times_it_ends_with_the_same_w
     a, b = (torch.load(r / "last.ckpt", weights_only=True)["model"] for r in (run, other))
     assert set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
     a, b = (read_json(r / "training_history.json") for r in (run, other))
-    assert len(a["epoch"]) == 8 and {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
+    assert len(a["epoch"]) == 30 and {k: v for k, v in a.items() if k != "seconds"} == {k: v for k, v in b.items() if k != "seconds"}
     assert (run / "test_predictions.csv").read_text() == (other / "test_predictions.csv").read_text()
 
 
@@ -301,7 +300,7 @@ def test_submitted_twice_is_refused_or_left_alone_and_never_doubled(build):
     with at(root):
         assert sorted(cancel_runs(find_runs(), root / "runs")) == ["tiny/s0", "tiny/s7"]
     table = until(root, settled)
-    assert set(table.state) <= {"failed", "interrupted"} and table.why.str.contains("cancelled|left the queue and never began").all(), table.to_string()  # a job that never began is soon forgotten by a scheduler without accounting
+    assert set(table.state) <= {"failed", "interrupted"} and table.why.str.contains("cancelled").all(), table.to_string()
     time.sleep(7)  # longer than a requeued job waits here
     assert settled(look(root)), "a cancelled job came back"
     tiny_notebooks(root)
