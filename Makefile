@@ -21,7 +21,6 @@ help:
 	@sed -n '2,5p' Makefile | cut -c3-
 
 # ---- installation -------------------------------------------------------------------------------------------------
-PIP := $(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[dev]'
 install: $(INSTALLED)
 
 $(INSTALLED): setup.py settings.ini constraints.txt
@@ -29,7 +28,7 @@ $(INSTALLED): setup.py settings.ini constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "this Python has no venv: install it (Debian: apt-get install python3-venv)" >&2; exit 1; }
 	@[ -x $(BIN)/python ] && $(BIN)/python -c '$(OK)' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing into $(VENV): about 8 GB and 4 minutes the first time"
-	@$(PIP) || { echo "that did not work: once more in 20 s, since an index may be out of reach for a moment"; sleep 20; $(PIP); }
+	$(BIN)/python -m pip install --progress-bar on -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # ---- the demo -----------------------------------------------------------------------------------------------------
