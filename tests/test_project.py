@@ -32,6 +32,18 @@ def test_every_requirement_has_a_pin_that_satisfies_it(root):
         assert need.specifier.contains(pin), f"constraints.txt has {need.name}=={pin}, settings.ini wants {text}"
 
 
+def test_every_pin_takes_the_oldest_python_that_is_promised(root):
+    "Debian 12 brings 3.11.2: a pin that wants a later one makes `make install` fail there, and only there."
+    from importlib.metadata import distributions
+
+    from packaging.specifiers import SpecifierSet
+    pins = constraints(root)
+    here = {d.name.lower().replace("_", "-"): d for d in distributions()}
+    wants = {n: SpecifierSet(here[n].metadata.get("Requires-Python") or "") for n, v in pins.items() if n in here and here[n].version == v}
+    assert len(wants) > 0.8 * len(pins)
+    assert not {n: str(w) for n, w in wants.items() if not all(w.contains(p) for p in ("3.11.2", "3.12.0"))}
+
+
 def test_environment_agrees_with_constraints(root):
     env = yaml.safe_load((root / "environment.yml").read_text(encoding="utf-8"))
     pip = next(d["pip"] for d in env["dependencies"] if isinstance(d, dict))
