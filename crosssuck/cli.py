@@ -389,7 +389,8 @@ def ensemble_verb(runs: Annotated[list[Path], typer.Argument(help="run folders t
                   by: Annotated[str, typer.Option(help="what is averaged: probability or logit")] = "probability"):
     "Average several runs, event by event, into a run of its own."
     from crosssuck.eval import ensemble
-    for sentence in ensemble([given(r) for r in runs], made(out), by=by)["sentences"]:
+    from crosssuck.experiments import only_comparable
+    for sentence in ensemble(only_comparable([given(r) for r in runs]), made(out), by=by)["sentences"]:
         typer.echo(sentence)
 
 # %% ../nbs/12_cli.ipynb #12-045

@@ -1464,8 +1464,8 @@ def _write_ensemble(run: RunFolder, members: list[RunFolder], by: str, made: dic
         write_csv(run / RUN_TABLES[part], table)
         write_json(run / "metrics" / RUN_FILES[part][2], facts[part])
         write_report(run / f"{part}.html", f"Ensemble of {len(members)} runs on {part}", report_blocks(table, facts[part], part), simulated=any(drawn))
-    write_json(run / "ensemble.json", {"by": by, "members": [{"run": r.name, **{f: sha256_file(r / f) for f in RUN_TABLES.values() if (r / f).exists()}}
-                                                             for r in members]})
+    told = [{"run": r.name, "at": Path(os.path.relpath(r.path, run.path)).as_posix(), **{f: sha256_file(r / f) for f in RUN_TABLES.values() if (r / f).exists()}} for r in members]
+    write_json(run / "ensemble.json", {"by": by, "simulated": any(drawn), "members": told})
     write_json(run / "label_map.json", {c: k for k, c in enumerate(CLASSES)})
     write_json(run / "provenance.json", provenance(members=[r.name for r in members]))
     run.say(experiment=run.path.parent.name if run.path.name[:1] == "s" and run.path.name[1:].isdigit() else "", kind="ensemble")

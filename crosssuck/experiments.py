@@ -13,14 +13,14 @@ __all__ = ['TINY_PARAMETERS', 'TINY_CONFIG', 'STAGES', 'DONE', 'FAILED', 'REQUEU
            'launch_local', 'Need', 'Site', 'read_site', 'from_environment', 'account', 'batch_file', 'plain_path',
            'Wave', 'plan_waves', 'task_list', 'sbatch_command', 'submit', 'Job', 'submit_all', 'jobs_of',
            'launch_slurm', 'run_experiments', 'site_for', 'launch', 'begin_run', 'say_jobs', 'all_done', 'Seen',
-           'ask_scheduler', 'judge', 'how_far', 'in_words', 'find_runs', 'log_of', 'last_lines', 'watch_runs',
-           'who_works', 'pick_runs', 'cancel_runs', 'resume_runs', 'leftovers', 'clean_runs', 'shard', 'join_shards',
-           'launch_extraction', 'run_state', 'stale_reasons', 'collect_runs', 'headline', 'comparable',
-           'only_comparable', 'score_lines', 'interval_figure', 'clean_html', 'shown_cells', 'slim', 'render_notebook',
-           'score_cell', 'lead_sentence', 'best_by_test', 'criteria_table', 'run_pages', 'copy_pages', 'run_parts',
-           'origin_rows', 'not_compared', 'write_reports', 'data_blocks', 'split_blocks', 'model_blocks',
-           'result_blocks', 'curve_blocks', 'calibration_blocks', 'next_blocks', 'progress_report', 'sources',
-           'runs_html', 'run_html', 'RunBrowser', 'Difference', 'origin_differences', 'weight_difference',
+           'ask_scheduler', 'judge', 'how_far', 'in_words', 'is_ensemble', 'find_runs', 'log_of', 'last_lines',
+           'watch_runs', 'who_works', 'pick_runs', 'cancel_runs', 'resume_runs', 'leftovers', 'clean_runs', 'shard',
+           'join_shards', 'launch_extraction', 'run_state', 'scored', 'members_of', 'stale_reasons', 'collect_runs',
+           'headline', 'comparable', 'only_comparable', 'score_lines', 'interval_figure', 'clean_html', 'shown_cells',
+           'slim', 'render_notebook', 'score_cell', 'lead_sentence', 'best_by_test', 'criteria_table', 'run_pages',
+           'copy_pages', 'run_parts', 'origin_rows', 'not_compared', 'write_reports', 'data_blocks', 'split_blocks',
+           'model_blocks', 'result_blocks', 'curve_blocks', 'calibration_blocks', 'next_blocks', 'progress_report',
+           'sources', 'runs_html', 'run_html', 'RunBrowser', 'Difference', 'origin_differences', 'weight_difference',
            'number_differences', 'result_differences', 'reproduce']
 
 # %% ../nbs/11_experiments.ipynb #11-003
@@ -987,13 +987,17 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
 
 # %% ../nbs/11_experiments.ipynb #11-084
+def is_ensemble(run: RunFolder) -> bool:
+    "Tell whether a run is the mean of others, with no config and no training of its own."
+    return (run / "ensemble.json").exists()
+
 def find_runs(runs: str | os.PathLike = "runs") -> list[RunFolder]:
-    "Find all run folders below `runs/`, in the order of experiment and seed; hidden folders are passed over."
+    "Find all run folders below `runs/`, ensembles too, in the order of experiment and seed; hidden folders are passed over."
     root = at_root(runs)
     def order(run):
         seed = re.search(r"s(\d+)$", run.path.name)
         return (*run.path.parent.parts, int(seed[1]) if seed else -1)
-    found = (p.parent for p in root.rglob("s*/config.yaml") if not any(part.startswith(".") for part in p.relative_to(root).parts))
+    found = (p.parent for name in ("s*/config.yaml", "ensemble.json") for p in root.rglob(name) if not any(part.startswith(".") for part in p.relative_to(root).parts))
     return sorted(map(RunFolder, found), key=order)
 
 def _job_facts(run: RunFolder) -> dict:
@@ -1102,7 +1106,7 @@ def resume_runs(
 ) -> list[RunFolder]:
     "Go on with runs that are neither finished nor at work, from their own configs; smoke runs are left alone."
     root = at_root(runs)
-    todo = [r for r in picked if not r.done and not r.facts().get("smoke")]
+    todo = [r for r in picked if not r.done and not r.facts().get("smoke") and not is_ensemble(r)]
     groups: dict[str, list[Planned]] = {}
     for run in todo:
         facts, before = run.facts(), _job_facts(run).get("site", "")
@@ -1212,12 +1216,42 @@ def run_state(run: RunFolder) -> Literal["done", "smoke", "failed", "incomplete"
         return "smoke" if facts.get("smoke") else "done"
     return "failed" if facts.get("state") == "failed" else "incomplete"
 
+def scored(run: RunFolder) -> dict[str, dict]: # part -> its metrics.json
+    "Read what a run scored, for the parts that it scored."
+    return {part: read_json(run / name) for part, (_, name) in PARTS.items() if (run / name).exists()}
+
+def _what_run(run: RunFolder) -> dict: # experiment, fold, seed, note, simulated
+    "Say what a run is, from its config or, for an ensemble, from its members."
+    facts = run.facts()
+    if not is_ensemble(run):
+        config = make_config(read_yaml(run / "config.yaml"), where=run / "config.yaml")
+        return {"experiment": config.experiment, "fold": facts.get("fold") or "", "seed": facts.get("seed"), "note": config.note, "simulated": config.data.simulated}
+    told = read_json(run / "ensemble.json")
+    names = [m["run"] for m in told["members"]]
+    return {"experiment": facts.get("experiment") or run.name, "fold": "", "seed": f"mean of {len(names)}", "note": f"mean {told['by']} of {', '.join(names)}", "simulated": told["simulated"]}
+
+# %% ../nbs/11_experiments.ipynb #11-106
+def members_of(run: RunFolder) -> list[tuple[RunFolder, dict[str, str]]]: # member, and the hashes of the tables that were averaged
+    "Find the runs that an ensemble is the mean of."
+    return [(RunFolder((run.path / m["at"]).resolve()), {k: v for k, v in m.items() if k not in ("run", "at")}) for m in read_json(run / "ensemble.json")["members"]]
+
+def _member_stale(member: RunFolder, tables: dict[str, str], configs: str | os.PathLike, nbs: str | os.PathLike) -> list[str]:
+    "Say what keeps an ensemble from being the mean of this member as it stands now."
+    if not member.done:
+        return [f"its member {member.name} is {run_state(member) if member.path.exists() else 'gone'}"]
+    changed = any(not (member / name).exists() or sha256_file(member / name) != h for name, h in tables.items())
+    return [f"its member {member.name} was scored anew"] if changed else [f"its member {member.name}: {why}" for why in stale_reasons(member, configs, nbs)]
+
 def stale_reasons(
     run: RunFolder,
     configs: str | os.PathLike = "configs",
     nbs: str | os.PathLike = "nbs",
 ) -> list[str]: # empty where nothing changed
-    "Say what has changed since a run was finished: its code, its config, its tables, its results."
+    "Say what has changed since a run was finished: its code, its config, its tables, its results; for an ensemble, its members."
+    written = {f: h for f, h in (read_json(run / "DONE") if run.done else {}).items() if not f.endswith(".ckpt")}
+    changed_after = [f"{f} was changed after the run" for f, h in written.items() if not (run / f).exists() or sha256_file(run / f) != h]
+    if is_ensemble(run):
+        return [why for member in members_of(run) for why in _member_stale(*member, configs, nbs)] + changed_after
     reasons, now_at = [], at_root(configs) / f"{run.facts().get('experiment', run.path.parent.name)}.yaml"
     if now_at.exists():
         try:
@@ -1233,23 +1267,20 @@ def stale_reasons(
     tables = data_hashes(make_config(read_yaml(run / "config.yaml"), where=run / "config.yaml"))
     if changed := [n for n, h in made_of.get("data", {}).items() if tables.get(n) != h]:
         reasons.append(f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed")
-    written = {f: h for f, h in (read_json(run / "DONE") if run.done else {}).items() if not f.endswith(".ckpt")}
-    return reasons + [f"{f} was changed after the run" for f, h in written.items() if not (run / f).exists() or sha256_file(run / f) != h]
+    return reasons + changed_after
 
-# %% ../nbs/11_experiments.ipynb #11-107
+# %% ../nbs/11_experiments.ipynb #11-108
 def collect_runs(
     runs: str | os.PathLike = "runs",
 ) -> pd.DataFrame: # a row a run: what it is, its state, its headline metrics with their intervals
     "Gather every run below a folder from its files alone."
     rows = []
     for run in find_runs(runs):
-        facts, config = run.facts(), make_config(read_yaml(run / "config.yaml"), where=run / "config.yaml")
-        state = run_state(run)
+        facts, state = run.facts(), run_state(run)
         stale = "; ".join(stale_reasons(run)) if state in ("done", "smoke") else ""
-        rows.append({"run": run.name, "experiment": config.experiment, "fold": facts.get("fold") or "", "seed": facts.get("seed"), "state": state,
-                     "stage": facts.get("stage") or "", "error": facts.get("error") or "", "stale": stale, "simulated": config.data.simulated,
+        rows.append({"run": run.name, **_what_run(run), "state": state, "stage": facts.get("stage") or "", "error": facts.get("error") or "", "stale": stale,
                      "path": run.path.as_posix(), **headline(run)})
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["run", "experiment", "fold", "seed", "state", "stage", "error", "stale", "simulated", "path"])
+    return pd.DataFrame(rows, columns=list(rows[0]) if rows else ["run", "experiment", "fold", "seed", "note", "simulated", "state", "stage", "error", "stale", "path"])
 
 def headline(run: RunFolder) -> dict:
     "Take the headline metrics of a run with their intervals; NaN where there are none yet."
@@ -1272,26 +1303,26 @@ def only_comparable(
 ) -> list[Path]:
     "Refuse a run that may not stand in a comparison, and say why."
     items = [Path(i) for i in items]
-    for run in (RunFolder(i) for i in items if (i / "config.yaml").exists()):
+    for run in (RunFolder(i) for i in items if (i / "config.yaml").exists() or (i / "ensemble.json").exists()):
         state, stale = run_state(run), "; ".join(stale_reasons(run)) if run.done else ""
         if state != "done" or stale:
             raise UserError(f"it is {state if state != 'done' else f'out of date ({stale})'}, and is not compared", where=run.name, remedy="finish it, or run it again")
     return items
 
-# %% ../nbs/11_experiments.ipynb #11-110
+# %% ../nbs/11_experiments.ipynb #11-113
 def score_lines(
     table: pd.DataFrame, # as `collect_runs` gives it
 ) -> pd.DataFrame: # run, scored on, events, tail, one column a headline metric with its 95 % interval, verdict
     "Put the scores of all runs that may be compared into one table of text."
     rows = []
     for row in table[comparable(table)].to_dict("records"):
-        for part, (words, _) in PARTS.items():
+        for part, (words, _) in ((p, x) for p, x in PARTS.items() if row[f"{p}_n"]):
             scores = {name: "–" if pd.isna(row[f"{part}_{m}"]) else f"{row[f'{part}_{m}']:.3f} (no interval)" if pd.isna(row[f"{part}_{m}_low"])
                       else f"{row[f'{part}_{m}']:.3f} ({row[f'{part}_{m}_low']:.2f} to {row[f'{part}_{m}_high']:.2f})" for m, name in HEADLINE.items()}
             rows.append({"run": row["run"], "scored on": words, "events": row[f"{part}_n"], "tail": row[f"{part}_tail"], **scores, "verdict": row[f"{part}_verdict"].partition(":")[0]})
     return pd.DataFrame(rows, columns=["run", "scored on", "events", "tail", *HEADLINE.values(), "verdict"])
 
-# %% ../nbs/11_experiments.ipynb #11-113
+# %% ../nbs/11_experiments.ipynb #11-116
 def interval_figure(
     table: pd.DataFrame,        # as `collect_runs` gives it, of runs that may be compared
     metric: str = "roc_auc",    # of the headline
@@ -1314,7 +1345,7 @@ def interval_figure(
     ax.tick_params(axis="y", length=0)
     return figure
 
-# %% ../nbs/11_experiments.ipynb #11-117
+# %% ../nbs/11_experiments.ipynb #11-120
 PAGE_LIMIT = 5_000_000  # bytes
 NO_FETCH = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page's own rule: no script, no request
 _FOLDED = """{%- extends 'basic/index.html.j2' -%}
@@ -1334,7 +1365,7 @@ nav { font-size: .9rem; } @media print { details.code, nav { display: none; } } 
 {% if notice %}<p class="notice">{{ notice }}</p>{% endif %}{% for s in lead %}<p class="verdict">{{ s }}</p>{% endfor %}{{ body }}</body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-118
+# %% ../nbs/11_experiments.ipynb #11-121
 _TAGS = ("a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small span strong style "
          "sub summary sup table tbody td tfoot th thead tr u ul").split()
 
@@ -1350,7 +1381,7 @@ def clean_html(
     css = CSSSanitizer()
     return Markup(bleach.clean(str(text), tags=_TAGS, attributes=allowed, protocols=["http", "https", "data"], css_sanitizer=css))
 
-# %% ../nbs/11_experiments.ipynb #11-120
+# %% ../nbs/11_experiments.ipynb #11-123
 def shown_cells(nb, where: object) -> list: # cells of the part `# Run`, without directives
     "Take the cells that a reader sees: those after `# Run`, without nbdev's directives."
     import nbformat
@@ -1367,7 +1398,7 @@ def shown_cells(nb, where: object) -> list: # cells of the part `# Run`, without
                     output.setdefault("metadata", {}).setdefault("image/png", {}).setdefault("alt", "figure")
     return cells
 
-# %% ../nbs/11_experiments.ipynb #11-121
+# %% ../nbs/11_experiments.ipynb #11-124
 def slim(cells: list, limit: int = PAGE_LIMIT) -> None:
     "Leave out the largest outputs until the rest fits, and say so in their place."
     outputs = sorted(((len(json.dumps(o)), k, o) for k, o in enumerate(o for c in cells for o in c.get("outputs", []))), key=lambda x: -x[0])
@@ -1380,7 +1411,7 @@ def slim(cells: list, limit: int = PAGE_LIMIT) -> None:
         output.update(output_type="stream", name="stdout", text=words)
         size -= n
 
-# %% ../nbs/11_experiments.ipynb #11-123
+# %% ../nbs/11_experiments.ipynb #11-126
 def render_notebook(
     path: str | os.PathLike,   # executed notebook
     out: str | os.PathLike,    # HTML file
@@ -1405,7 +1436,7 @@ def render_notebook(
                             body=Markup(body), lead=list(lead), notice=SIMULATED if simulated else "")
     return write_text(out, page)
 
-# %% ../nbs/11_experiments.ipynb #11-127
+# %% ../nbs/11_experiments.ipynb #11-130
 BASELINES = {"always_ear": "always ear", "always_tail": "always tail", "coin": "a coin", "coin_same_rate": "a coin of the same rate",
              "metadata_deployable": "hour, day, camera", "metadata_all": "all metadata"}
 
@@ -1421,7 +1452,7 @@ def score_cell(
             "interval": f"{interval['low']:.2f} to {interval['high']:.2f}" if interval.get("low") is not None else "no interval" if value is not None else "",
             "baseline": f"{BASELINES.get(best, best.replace('_', ' '))} {rivals[best]:.3f}" if best else ""}
 
-# %% ../nbs/11_experiments.ipynb #11-129
+# %% ../nbs/11_experiments.ipynb #11-132
 def lead_sentence(table: pd.DataFrame) -> str:
     "Count the runs for the first line of the index."
     count = table.state.value_counts() if len(table) else pd.Series(dtype=int)
@@ -1433,7 +1464,7 @@ def lead_sentence(table: pd.DataFrame) -> str:
 
 def best_by_test(runs: list[RunFolder]) -> str:
     "Say which run the January plan would have chosen, and why that is not followed; empty with fewer than two."
-    found = {r.name: read_json(r / PARTS["test"][1])["metrics"].get("f1_tail") for r in runs}
+    found = {r.name: scored(r)["test"]["metrics"].get("f1_tail") for r in runs if "test" in scored(r)}
     known = {k: v for k, v in found.items() if v is not None}
     if len(known) < 2:
         return ""
@@ -1441,7 +1472,7 @@ def best_by_test(runs: list[RunFolder]) -> str:
     return (f"The January plan's rule, highest tail F1 on test, would choose {best} (tail F1 {known[best]:.3f}). It is not followed: "
             "who chooses on the test set has no test set left.")
 
-# %% ../nbs/11_experiments.ipynb #11-132
+# %% ../nbs/11_experiments.ipynb #11-135
 ANSWERS = {"met": "met", "not met": "not", "cannot be told": "tell"}  # how the lab's criteria are answered, and the colour's name
 
 def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (criterion, what is asked, an answer a run)
@@ -1449,17 +1480,17 @@ def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (crite
     if not runs:
         return {"columns": [], "rows": []}
     from crosssuck.eval import criteria
-    facts = {r.name: {p: read_json(r / name) for p, (_, name) in PARTS.items()} for r in runs}
+    facts = {r.name: scored(r) for r in runs}
     rows: dict[tuple[str, str], list[dict]] = {}
     for run in runs:
-        seeds = [facts[r.name]["test"] for r in runs if r.path.parent == run.path.parent]
-        select_by = read_yaml(run / "config.yaml")["optim"]["select_by"]
-        for c in criteria(facts[run.name]["val"], facts[run.name]["test"], read_json(run / "training_history.json"), seeds=seeds, select_by=select_by).to_dict("records"):
+        seeds = [facts[r.name]["test"] for r in runs if r.path.parent == run.path.parent and "test" in facts[r.name]]
+        trained = {} if is_ensemble(run) else {"history": read_json(run / "training_history.json"), "select_by": read_yaml(run / "config.yaml")["optim"]["select_by"]}
+        for c in criteria(facts[run.name].get("val"), facts[run.name].get("test"), seeds=seeds, **trained).to_dict("records"):
             css = next((v for k, v in ANSWERS.items() if c["answer"].startswith(k)), "tell")
             rows.setdefault((c["criterion"], c["asked"]), []).append({"answer": c["answer"], "why": c["found"], "css": css})
     return {"columns": [r.name for r in runs], "rows": [(*key, answers) for key, answers in rows.items()]}
 
-# %% ../nbs/11_experiments.ipynb #11-135
+# %% ../nbs/11_experiments.ipynb #11-138
 _SCRIPT = """
 const all = s => [...document.querySelectorAll(s)], by = id => document.getElementById(id);
 const filter = () => {
@@ -1500,7 +1531,7 @@ td details { font-size: .8rem; color: #444; } td details td { border: none; padd
 @media print { .controls { display: none; } tbody.run { break-inside: avoid; } }
 """
 
-# %% ../nbs/11_experiments.ipynb #11-136
+# %% ../nbs/11_experiments.ipynb #11-139
 _INDEX = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{{ rule }}"><title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}</style></head><body><h1>{{ title }}</h1>
@@ -1532,12 +1563,16 @@ _INDEX = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!
 <script>{{ script }}</script></body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-137
+# %% ../nbs/11_experiments.ipynb #11-140
 def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of the link, address relative to the index)
     "Render the executed notebooks of a run beside the index, and put copies of them there."
     folder, links = run.name.replace("/", "_"), []
-    simulated = make_config(read_yaml(run / "config.yaml"), where=run / "config.yaml").data.simulated
-    said = [f"On {words}: {read_json(run / name)['verdict']}" for words, name in PARTS.values() if (run / name).exists()]
+    simulated = _what_run(run)["simulated"]
+    said = [f"On {PARTS[part][0]}: {facts['verdict']}" for part, facts in scored(run).items()]
+    for part in scored(run) if is_ensemble(run) else ():  # its pages are written with it
+        page = f"{PARTS[part][0]}.html"
+        write_text(out / folder / page, (run / page).read_text(encoding="utf-8"))
+        links.append((PARTS[part][0], f"{folder}/{page}"))
     for (stage, (name, _)), words in zip(STAGES.items(), ("training", "evaluation", "calibration"), strict=True):
         if (run / f"{name}.ipynb").exists():
             render_notebook(run / f"{name}.ipynb", out / folder / f"{stage}.html", title=f"{run.name}: {words}", lead=said if stage == "evaluate" else [], simulated=simulated)
@@ -1545,7 +1580,7 @@ def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of t
             links += [(words, f"{folder}/{stage}.html"), ("notebook", f"{folder}/{name}.ipynb")]
     return links
 
-# %% ../nbs/11_experiments.ipynb #11-138
+# %% ../nbs/11_experiments.ipynb #11-141
 def copy_pages(
     extras: Iterable[str | os.PathLike], # folders with the pages of other verbs, at any depth
     out: Path,                           # where the index will be
@@ -1565,15 +1600,14 @@ def copy_pages(
             groups.setdefault(parts[0] if len(parts) > 1 else folder.name, []).append({"href": href, "title": html.unescape(title[1]) if title else page.stem})
     return groups
 
-# %% ../nbs/11_experiments.ipynb #11-140
+# %% ../nbs/11_experiments.ipynb #11-143
 def run_parts(run: RunFolder) -> list[dict]: # a row of the index for validation, one for test
     "Give what the index shows of a finished run."
     parts = []
-    for words, name in PARTS.values():
-        facts = read_json(run / name)
+    for part, facts in scored(run).items():
         units = next((f"{i['n_units']} {i['unit'].removesuffix('s')}s" for i in facts["intervals"].values() if i and i.get("n_units")), "")
         first, _, rest = facts["verdict"].partition(". ")
-        parts.append({"name": words, "n": facts["n"], "tail": facts["support"]["tail"], "units": units, "verdict": first + ("." if rest else ""), "rest": rest,
+        parts.append({"name": PARTS[part][0], "n": facts["n"], "tail": facts["support"]["tail"], "units": units, "verdict": first + ("." if rest else ""), "rest": rest,
                       "cells": [score_cell(facts, m) for m in HEADLINE]})
     return parts
 
@@ -1588,7 +1622,7 @@ def origin_rows(run: RunFolder) -> list[tuple[str, str]]:
             ("finished", attempts[-1].get("ended", "")[:16].replace("T", " ") if attempts else ""), ("attempts", str(len(attempts) or ""))]
     return [(k, v) for k, v in rows if v]
 
-# %% ../nbs/11_experiments.ipynb #11-142
+# %% ../nbs/11_experiments.ipynb #11-145
 def not_compared(row: dict) -> dict:
     "Say why a run stands apart."
     shown = "stale" if row["state"] == "done" else row["state"]
@@ -1607,21 +1641,21 @@ def write_reports(
     may = comparable(table)
     for row in progress(table.to_dict("records"), "pages", unit="run"):
         run = RunFolder(Path(row["path"]))
-        row |= {"links": run_pages(run, out), "note": read_yaml(run / "config.yaml").get("note", "")}
+        row |= {"links": run_pages(run, out)}
         if row["state"] == "done" and not row["stale"]:
             done.append(row | {"parts": run_parts(run), "origin": origin_rows(run), "order": {f"{p}_{m}": row[f"{p}_{m}"] for p in PARTS for m in HEADLINE}})
         else:
             apart.append(not_compared(row))
     simulated = len(table) > 0 and bool(table.simulated.all())
     finished = [RunFolder(Path(r["path"])) for r in done]
-    methods = sorted({i["method"] for r in finished for i in read_json(r / PARTS["val"][1])["intervals"].values() if i and i.get("method")})
+    methods = sorted({i["method"] for r in finished for facts in scored(r).values() for i in facts["intervals"].values() if i and i.get("method")})
     picture = base64.b64encode(figure_png(interval_figure(table[may].reset_index(drop=True)))).decode() if done else ""
     page = _INDEX.render(title=title, rule=ONE_SCRIPT, script=Markup(_SCRIPT), style=Markup(STYLE + _INDEX_STYLE), notice=SIMULATED if simulated else "", lead=lead_sentence(table), states=["done", *sorted({r["shown"] for r in apart})],
                          done=done, apart=apart, metrics=HEADLINE, method=f"Intervals: {'; '.join(methods)}." if methods else "", picture=picture,
                          criteria=criteria_table(finished), chosen=best_by_test(finished), pages=copy_pages(extras, out))
     return write_text(out / "index.html", page if unredacted() else redact_tree(page))
 
-# %% ../nbs/11_experiments.ipynb #11-147
+# %% ../nbs/11_experiments.ipynb #11-150
 def _share(n: int, of: int) -> str: return f"{n:,} ({100 * n / of:.1f} %)" if of else f"{n:,}"
 
 def data_blocks(config: Config) -> list: # blocks of a page
@@ -1658,7 +1692,7 @@ def split_blocks(config: Config) -> list:
     leaks = "; ".join(audit[audit.leak].sentence) if audit.leak.any() else "no leak found"
     return [f"Scheme {facts['scheme']}, seed {facts['split_seed']}; {len(audit)} checks: {leaks}.", pd.DataFrame(rows)]
 
-# %% ../nbs/11_experiments.ipynb #11-149
+# %% ../nbs/11_experiments.ipynb #11-152
 RATES = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "average_precision": "average precision", "accuracy": "accuracy", "recall_ear": "ear recall", "recall_tail": "tail recall",
          "precision_tail": "tail precision", "f1_tail": "tail F1", "ece": "ECE", "brier": "Brier score"}
 
@@ -1684,7 +1718,7 @@ def model_blocks(runs: list[RunFolder]) -> list:
 
 def result_blocks(runs: list[RunFolder], part: str) -> list:
     "Tell what the runs scored on one part, each figure with its interval."
-    facts = {r.name: read_json(r / PARTS[part][1]) for r in runs}
+    facts = {r.name: scored(r)[part] for r in runs if part in scored(r)}
     def cell(f, metric):
         value, span = f["metrics"].get(metric), f["intervals"].get(metric) or {}
         return "" if value is None else f"{value:.3f}" + (f" ({span['low']:.2f} to {span['high']:.2f})" if span.get("low") is not None else "")
@@ -1695,7 +1729,7 @@ def result_blocks(runs: list[RunFolder], part: str) -> list:
     blocks.append(pd.DataFrame([{"run": name, "true": true, "called ear": row[0], "called tail": row[1]} for name, f in facts.items() for true, row in zip(("ear", "tail"), f["confusion_matrix"], strict=True)]))
     return blocks
 
-# %% ../nbs/11_experiments.ipynb #11-151
+# %% ../nbs/11_experiments.ipynb #11-154
 def _epochs(n: int) -> str: return f"{n} epoch{'' if n == 1 else 's'}"
 
 def curve_blocks(run: RunFolder) -> list:
@@ -1720,13 +1754,13 @@ def calibration_blocks(run: RunFolder) -> list:
 def next_blocks(runs: list[RunFolder]) -> list:
     "Tell what comes next: what the scores ask for, which guards spoke, which criteria are open."
     from crosssuck.eval import answers
-    said = [f"{r.name}, from {PARTS[p][0]}: {answers(f, PARTS[p][0]).answer.iloc[-1]}" for r in runs for p in PARTS if "call" in (f := read_json(r / PARTS[p][1]))]
-    said += [f"{r.name}, epoch {g['epoch']}: {g['sentence']}" for r in runs for g in read_json(r / "training_history.json").get("guards", [])]
+    said = [f"{r.name}, from {PARTS[p][0]}: {answers(f, PARTS[p][0]).answer.iloc[-1]}" for r in runs for p, f in scored(r).items() if "call" in f]
+    said += [f"{r.name}, epoch {g['epoch']}: {g['sentence']}" for r in runs if not is_ensemble(r) for g in read_json(r / "training_history.json").get("guards", [])]
     table = criteria_table(runs)
     rows = [{"criterion": name, "asked": asked, **dict(zip(table["columns"], (a["answer"] for a in found), strict=True))} for name, asked, found in table["rows"]]
     return [*said, pd.DataFrame(rows)]
 
-# %% ../nbs/11_experiments.ipynb #11-152
+# %% ../nbs/11_experiments.ipynb #11-155
 def progress_report(
     picked: list[RunFolder],
     out: str | os.PathLike = "reports/progress.html",
@@ -1737,24 +1771,27 @@ def progress_report(
     runs = [r for r in picked if run_state(r) == "done"]
     if not runs:
         raise UserError("none of these runs is finished", where="progress-report", remedy="see crosssuck status")
-    configs = {r.name: make_config(read_yaml(r / "config.yaml"), where=r / "config.yaml") for r in runs}
+    own = [r for r in runs if not is_ensemble(r)]  # an ensemble has scores, and no data or training of its own
+    if not own:
+        raise UserError("an ensemble alone", where="progress-report", remedy="name its members too: the data and the training are theirs")
+    configs = {r.name: make_config(read_yaml(r / "config.yaml"), where=r / "config.yaml") for r in own}
     data, splits = ({getattr(c.data, key): c for c in configs.values()} for key in ("clips", "split_dir"))
     said = [f"{len(runs)} finished {'run' if len(runs) == 1 else 'runs'}: {', '.join(r.name for r in runs)}."]
     said += [f"Out of date, told all the same: {r.name} ({'; '.join(why)})." for r in runs if (why := stale_reasons(r))]
     said += [f"Left out, since not finished: {', '.join(f'{r.name} ({run_state(r)})' for r in picked if r not in runs)}."] if len(runs) < len(picked) else []
-    blocks = [*said, "# Data", *(b for c in data.values() for b in data_blocks(c)), "# Splits", *(b for c in splits.values() for b in split_blocks(c)), "# Model and training", *model_blocks(runs),
+    blocks = [*said, "# Data", *(b for c in data.values() for b in data_blocks(c)), "# Splits", *(b for c in splits.values() for b in split_blocks(c)), "# Model and training", *model_blocks(own),
               "# Results on validation: groups that training knows", *result_blocks(runs, "val"), "# Results on test: groups that training has never seen", *result_blocks(runs, "test"),
-              "# All runs on one axis", interval_figure(pd.DataFrame([{"run": r.name, **headline(r)} for r in runs])), "# Learning curves", *(b for r in runs for b in curve_blocks(r)),
-              "# Calibration and threshold", *(b for r in runs for b in calibration_blocks(r)), "# What next", *next_blocks(runs), "# Where the numbers come from", sources(runs)]
+              "# All runs on one axis", interval_figure(pd.DataFrame([{"run": r.name, **headline(r)} for r in runs])), "# Learning curves", *(b for r in own for b in curve_blocks(r)),
+              "# Calibration and threshold", *(b for r in own for b in calibration_blocks(r)), "# What next", *next_blocks(runs), "# Where the numbers come from", sources(runs)]
     return write_page(at_root(out), title, blocks, simulated=all(c.data.simulated for c in configs.values()))
 
 def sources(runs: list[RunFolder]) -> pd.DataFrame: # run, file, sha256
     "List the files that a report was read from, with their hashes."
-    names = ["config.yaml", "provenance.json", *(n for _, n in PARTS.values()), "training_history.json", "calibration/calibration.json"]
+    names = ["config.yaml", "ensemble.json", "provenance.json", *(n for _, n in PARTS.values()), "training_history.json", "calibration/calibration.json"]
     rows = [{"run": r.name, "file": n, "sha256": sha256_file(r / n)[:16]} for r in runs for n in names if (r / n).exists()]
-    return pd.DataFrame(rows + [{"run": r.name, "file": k, "sha256": v[:16]} for r in runs for k, v in data_hashes(make_config(read_yaml(r / "config.yaml"))).items()])
+    return pd.DataFrame(rows + [{"run": r.name, "file": k, "sha256": v[:16]} for r in runs if not is_ensemble(r) for k, v in data_hashes(make_config(read_yaml(r / "config.yaml"))).items()])
 
-# %% ../nbs/11_experiments.ipynb #11-155
+# %% ../nbs/11_experiments.ipynb #11-158
 STATE_COLOUR = {"done": "#00664a", "running": "#0072B2", "queued": "#666", "preempted": "#8a5a00", "failed": "#B00020", "interrupted": "#8a5a00", "planned": "#666", "smoke": "#666"}
 
 def runs_html(table: pd.DataFrame, limit: int = 200) -> str:
@@ -1773,7 +1810,7 @@ def run_html(run: RunFolder, runs: Path) -> str:
     log = html.escape(redact(last_lines(log_of(run, runs), 8)))
     return f"<h4>{html.escape(run.name)}</h4>{verdicts}{runs_html(pd.DataFrame(attempts))}" + (f"<pre>{log}</pre>" if log else "")
 
-# %% ../nbs/11_experiments.ipynb #11-157
+# %% ../nbs/11_experiments.ipynb #11-160
 class RunBrowser:
     "A table of all runs that refreshes while jobs run; shows itself in JupyterLab, and as a still table in a report."
     def __init__(self,
@@ -1805,7 +1842,7 @@ class RunBrowser:
     @property
     def busy(self) -> bool: return bool(self.found.state.isin(["queued", "running", "preempted"]).any())
 
-# %% ../nbs/11_experiments.ipynb #11-158
+# %% ../nbs/11_experiments.ipynb #11-161
 @patch
 def show(self: RunBrowser) -> None:
     "Show the runs that fit the filter."
@@ -1834,7 +1871,7 @@ def _repr_mimebundle_(self: RunBrowser, include=None, exclude=None, **kwargs) ->
     bundle = self.box._repr_mimebundle_(include=include, exclude=exclude, **kwargs) or {}
     return {**(bundle[0] if isinstance(bundle, tuple) else bundle), "text/html": self.table.value, "text/plain": self.found.to_string(index=False)}
 
-# %% ../nbs/11_experiments.ipynb #11-161
+# %% ../nbs/11_experiments.ipynb #11-164
 class Difference(NamedTuple):
     "One thing that is not the same in two runs."
     kind: str     # origin or result
@@ -1870,7 +1907,7 @@ def number_differences(name: str, a: object, b: object, path: str = "") -> list[
         return [d for k, (x, y) in enumerate(zip(a, b, strict=True)) for d in number_differences(name, x, y, f"{path}[{k}]")]
     return [] if a == b else [Difference("result", f"{name}: {path}", str(a)[:60], str(b)[:60])]
 
-# %% ../nbs/11_experiments.ipynb #11-162
+# %% ../nbs/11_experiments.ipynb #11-165
 def result_differences(old: RunFolder, new: RunFolder) -> list[Difference]:
     "Compare what two runs left: weights, history, predictions, scores, calibration."
     out = weight_difference(old / "best.ckpt", new / "best.ckpt")
@@ -1891,6 +1928,8 @@ def reproduce(
     say: Callable[[str], None] = print,
 ) -> tuple[RunFolder, list[Difference]]: # the second run, and what differs
     "Run a finished run again from its config.yaml and provenance.json, and say what differs."
+    if is_ensemble(run):
+        raise UserError("an ensemble has no training to repeat", where=run.name, remedy="reproduce its members, then crosssuck ensemble again")
     facts, config = run.facts(), make_config(read_yaml(run / "config.yaml"), where=run / "config.yaml")
     if run_state(run) != "done":
         raise UserError(f"it is {run_state(run)}, not finished", where=run.name, remedy="only a finished run can be reproduced")

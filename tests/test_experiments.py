@@ -247,6 +247,44 @@ def test_nothing_that_is_shared_names_a_home_a_user_or_a_note(real_run):
             assert private not in words, f"{path.name} holds {private}"
 
 
+def test_an_ensemble_stands_in_the_index_and_goes_out_of_date_with_its_members(real_run, tmp_path, monkeypatch):
+    import pandas as pd
+
+    from crosssuck.eval import ensemble
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(ROOT))
+    members = [RunFolder(Path(shutil.copytree(real_run[1].path, tmp_path / f"runs/real/s{k}"))) for k in (3, 4)]
+    for name in ("predictions_agg.csv", "test_predictions.csv"):  # another seed: tail-sucking a little likelier everywhere
+        table = pd.read_csv(members[1] / name)
+        prob = 0.9 * table.prob_tail + 0.05
+        table.assign(prob_tail=prob, prob_ear=1 - prob).drop(columns=["logit_ear", "logit_tail", "msp", "pred_label"]).to_csv(members[1] / name, index=False)
+    members[1].say(seed=4)
+    members[1].finish()
+    ensemble([r.path for r in members], tmp_path / "runs/real_mean/s0", n_boot=100, n_perm=50)
+    mean = RunFolder(tmp_path / "runs/real_mean/s0")
+    assert [r.name for r in find_runs(tmp_path / "runs")] == ["real/s3", "real/s4", "real_mean/s0"] and stale_reasons(mean) == []
+    page = write_reports(tmp_path / "runs", tmp_path / "reports").read_text()
+    facts, row = read_json(mean / "metrics/test_metrics.json"), page.split('data-run="real_mean/s0"')[1].split("</tbody>")[0]
+    assert "3 runs: 3 finished" in page and "mean of 2" in row and "mean probability of real/s3, real/s4" in row and f"{facts['metrics']['macro_f1']:.3f}" in row
+    for link in re.findall(r'href="([^"]+)"', row):
+        assert (tmp_path / "reports" / link).exists()
+    assert row.count("href=") == 2 and "cannot be told" in page.split("The lab&#39;s criteria" if "The lab&#39;s criteria" in page else "The lab's criteria")[1]
+    report = progress_report(pick_runs([], tmp_path / "runs"), tmp_path / "progress.html").read_text()
+    assert "3 finished runs: real/s3, real/s4, real_mean/s0." in report and report.count("real_mean/s0") > 3
+    with pytest.raises(UserError, match="name its members too"):
+        progress_report([mean], tmp_path / "alone.html")
+    with pytest.raises(UserError, match="no training to repeat"):
+        reproduce(mean)
+    assert resume_runs([mean], tmp_path / "runs", say=quiet) == []
+    (members[0] / "predictions_agg.csv").write_text((members[1] / "predictions_agg.csv").read_text())
+    assert stale_reasons(mean) == ["its member real/s3 was scored anew"]
+    (members[0] / "DONE").unlink()
+    assert stale_reasons(mean) == ["its member real/s3 is incomplete"]
+    shutil.rmtree(members[0].path)
+    table = collect_runs(tmp_path / "runs").set_index("run")
+    assert table.stale["real_mean/s0"] == "its member real/s3 is gone" and not table.pipe(lambda t: t.stale.eq(""))["real_mean/s0"]
+    assert "its member real/s3 is gone: run it again to compare it" in write_reports(tmp_path / "runs", tmp_path / "reports").read_text()
+
+
 def test_names_are_left_in_when_asked_for(project, monkeypatch):
     monkeypatch.setenv("CROSSSUCK_UNREDACTED", "1")
     tiny_notebooks(project, fault="print(run.resolve())")
