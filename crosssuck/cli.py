@@ -178,7 +178,8 @@ def scan_verb(video_root: Path, out: OutCsv, cameras: Annotated[Optional[Path], 
     typer.echo(f"{len(table)} files, {table.valid.sum()} readable, {', '.join(f'{v} {k}' for k, v in table.attrs.items() if isinstance(v, int))}")
     if table.attrs.get("unnamed") == len(table):
         example = Path(table.path.iloc[0]).relative_to(video_root.resolve()).as_posix()
-        typer.echo(f"no name tells camera and start, so that nothing can be linked: write a pattern that fits {example!r} into a copy of configs/cameras_lab.yaml and give it with --cameras")
+        typer.echo(f"no name tells camera and start, so that nothing can be linked: write a pattern that fits {example!r} into a copy of configs/cameras_lab.yaml and give it with --cameras", err=True)
+        raise typer.Exit(1)  # what the files hold is remembered all the same: with a pattern that fits, none is opened again
 
 @verb("link", "data/manifest/events.csv data/inventory.csv --cameras configs/cameras_lab.yaml --out data/linked.csv")
 def link_verb(events: Path, inventory: Path, cameras: Annotated[Path, typer.Option(help="which cameras see which group")], out: OutCsv):

@@ -38,6 +38,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -167,13 +168,20 @@ def redact_notebook(path: str | os.PathLike) -> Path:
 def kernel_signals(
     kernel_id: Callable[[], int | None],  # gives the kernel's process id, None while there is none
 ) -> Iterator[list[int]]: # the signals that came
-    "Hand TERM and USR1 on to a kernel as TERM, Ctrl-C as an interrupt."
-    caught: list[int] = []
-    def hand_on(number, frame):
-        caught.append(number)
+    "Hand TERM, USR1 and Ctrl-C on to a kernel as TERM, as soon as there is one."
+    caught, over = [], threading.Event()
+    def reached() -> bool:
         if pid := kernel_id():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
+                os.kill(pid, signal.SIGTERM)
+        return bool(pid)
+    def later():
+        while not over.wait(0.1) and not reached():
+            pass
+    def hand_on(number, frame):
+        caught.append(number)
+        if not reached():  # it came while the kernel is being started
+            threading.Thread(target=later, daemon=True).start()
     names = [n for n in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, n)]
     before = {}
     with contextlib.suppress(ValueError):  # only the main thread may listen
@@ -182,6 +190,7 @@ def kernel_signals(
     try:
         yield caught
     finally:
+        over.set()
         for n, old in before.items():
             signal.signal(getattr(signal, n), old)
 

@@ -739,8 +739,8 @@ def _at_chance(s: dict, figures: str) -> str:
 
 # %% ../nbs/04b_metrics.ipynb #04b-087
 def _metadata(s: dict) -> str:
-    "Name the metadata baseline that is hardest to beat, and what it reaches."
-    name = min(s["differences"], key=lambda k: s["differences"][k]["low"])
+    "Name the metadata baseline that is hardest to beat, and what it reaches; at chance, the one that reaches most."
+    name = max(s["differences"], key=lambda k: s["baselines"][k]["roc_auc"]) if call(s) == "at_chance" else min(s["differences"], key=lambda k: s["differences"][k]["low"])
     d, auc = s["differences"][name], s["baselines"][name]["roc_auc"]
     *most, last = [FIELD_WORDS[f] for f in s["metadata_fields"][name]]
     fields = f"{', '.join(most)} and {last} alone" if most else f"{last} alone"

@@ -34,3 +34,16 @@ def chrome():
     from browsing import chrome, chromium_path
     with chrome(chromium_path()) as browser:
         yield browser
+
+
+@pytest.fixture(scope="module")
+def drive():
+    "The small simulated drive: workbook, videos, cameras.yaml. Read only."
+    from crosssuck.simulation import tiny_drive
+    return tiny_drive()
+
+
+@pytest.fixture(scope="module")
+def inventory(drive):
+    from crosssuck.cameras import scan
+    return scan(drive / "videos")

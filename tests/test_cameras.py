@@ -11,18 +11,7 @@ import yaml
 from crosssuck import cameras as c
 from crosssuck.core import UserError, write_csv, write_text
 from crosssuck.manifest import read_events, read_workbook
-from crosssuck.simulation import tiny_drive
 from crosssuck.video import VideoInfo
-
-
-@pytest.fixture(scope="module")
-def drive():
-    return tiny_drive()
-
-
-@pytest.fixture(scope="module")
-def inventory(drive):
-    return c.scan(drive / "videos")
 
 
 @pytest.fixture(scope="module")

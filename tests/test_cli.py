@@ -14,6 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from calling import call
 from crosssuck.cli import app, checkup, given, made, numbers, predict_table, root_map
 from crosssuck.core import UserError
 from crosssuck.simulation import tiny_drive, tiny_events, tiny_predictions, tiny_study
@@ -22,14 +23,6 @@ COMMAND = typer.main.get_command(app)
 VERBS = [n for n, c in COMMAND.commands.items() if not c.hidden]
 DESIGN = ["simulate", "manifest", "import-boris", "export-boris", "scan", "link", "verify-cameras", "extract", "split", "audit-split", "run", "evaluate", "calibrate", "confounds", "curves", "compare", "ensemble",
           "predict", "status", "cancel", "resume", "clean", "report", "progress-report", "reproduce", "doctor"]
-
-
-def call(*words, code=0):
-    result = CliRunner().invoke(app, [str(w) for w in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")

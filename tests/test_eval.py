@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from calling import call
 from crosssuck.core import RunFolder, UserError, make_config, open_run, read_json, sha256_file
 from crosssuck.eval import (
     NEXT,
@@ -729,29 +730,20 @@ def test_recall_at_epoch_eight_is_a_share_with_an_interval(recall, answer):
 
 # the verbs
 
-def verb(*words, code=0):
-    from typer.testing import CliRunner
-
-    from crosssuck.cli import app
-    result = CliRunner().invoke(app, [str(w) for w in words])
-    assert result.exit_code == code, result.output
-    return result.output
-
-
 def test_verbs_of_judging(sides, members, tmp_path):
     train, val = sides
     train.to_csv(tmp_path / "train.csv", index=False)
     val.to_csv(tmp_path / "val.csv", index=False)
     tiny_predictions(val, 0.9)[["event_idx", "prob_tail"]].to_csv(tmp_path / "tool.csv", index=False)
-    said = verb("evaluate", tmp_path / "tool.csv", "--manifest", tmp_path / "val.csv", "--train", tmp_path / "train.csv", "--out", tmp_path / "judged")
+    said = call("evaluate", tmp_path / "tool.csv", "--manifest", tmp_path / "val.csv", "--train", tmp_path / "train.csv", "--out", tmp_path / "judged")
     assert "On how many tail events?" in said and sorted(p.name for p in (tmp_path / "judged").iterdir()) == ["datasheet.md", "metrics.json", "report.html"]
-    assert "On validation: " in verb("ensemble", *members, "--out", tmp_path / "runs/mean/s0", "--by", "logit") and (tmp_path / "runs/mean/s0/DONE").exists()
-    assert "the folder is not empty" in verb("ensemble", *members, "--out", tmp_path / "runs/mean/s0", code=1)
-    assert "Another seed of the same experiment" in verb("compare", *members, tmp_path / "tool.csv", "--out", tmp_path / "compared")
-    told = verb("calibrate", members[0] / "predictions_agg.csv", "--target", "recall=0.7", "--target", "cost=4", "--drawn-share", 0.5, "--out", tmp_path / "cal")
+    assert "On validation: " in call("ensemble", *members, "--out", tmp_path / "runs/mean/s0", "--by", "logit") and (tmp_path / "runs/mean/s0/DONE").exists()
+    assert "the folder is not empty" in call("ensemble", *members, "--out", tmp_path / "runs/mean/s0", code=1)
+    assert "Another seed of the same experiment" in call("compare", *members, tmp_path / "tool.csv", "--out", tmp_path / "compared")
+    told = call("calibrate", members[0] / "predictions_agg.csv", "--target", "recall=0.7", "--target", "cost=4", "--drawn-share", 0.5, "--out", tmp_path / "cal")
     assert "tail recall at least 0.7" in told and "Prior correction" in told
-    assert "is no target" in verb("calibrate", members[0] / "predictions_agg.csv", "--target", "best", code=1)
-    panel = verb("confounds", members[0] / "predictions_agg.csv", "--train", tmp_path / "train.csv", "--val", tmp_path / "val.csv", "--out", tmp_path / "panel")
+    assert "is no target" in call("calibrate", members[0] / "predictions_agg.csv", "--target", "best", code=1)
+    panel = call("confounds", members[0] / "predictions_agg.csv", "--train", tmp_path / "train.csv", "--val", tmp_path / "val.csv", "--out", tmp_path / "panel")
     assert "checks that were done" in panel or "not shown to be above a coin" in panel
 
 
@@ -770,5 +762,5 @@ def test_bad_tables_get_one_line_and_nothing_is_written(sides, good, tmp_path, s
     sides[1].to_csv(tmp_path / "val.csv", index=False)
     columns = ["clip_id", "true_label", "pred_label", "prob_ear", "prob_tail", "event_idx"]
     spoil(good[columns].reset_index(drop=True)).to_csv(tmp_path / "p.csv", index=False)
-    said = verb("evaluate", tmp_path / "p.csv", "--manifest", tmp_path / "val.csv", "--out", tmp_path / "out", code=1)
+    said = call("evaluate", tmp_path / "p.csv", "--manifest", tmp_path / "val.csv", "--out", tmp_path / "out", code=1)
     assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()

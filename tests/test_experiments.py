@@ -642,7 +642,8 @@ def test_a_gpu_that_is_not_there_is_said_before_anything_begins(project, monkeyp
 
 def test_ctrl_c_leaves_no_process_and_a_run_that_goes_on(project):
     tiny_notebooks(project, fault="import time; print('asleep', flush=True); time.sleep(120)")
-    code = "from crosssuck.experiments import run_experiments; run_experiments(['configs/tiny.yaml'], [0, 1, 2], jobs=2)"
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell's background job would ignore it, and hand that down
+    code = listen + "from crosssuck.experiments import run_experiments; run_experiments(['configs/tiny.yaml'], [0, 1, 2], jobs=2)"
     with subprocess.Popen([sys.executable, "-u", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=worker_environment(), cwd=project, start_new_session=True) as p:
         asleep = 0
         for line in p.stdout:
@@ -658,6 +659,18 @@ def test_ctrl_c_leaves_no_process_and_a_run_that_goes_on(project):
     tiny_notebooks(project)
     run_experiments(CONFIG, [0, 1, 2], resume=True, jobs=2, say=quiet)
     assert (watch_runs().state == "done").all()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_a_signal_that_comes_before_the_kernel_still_ends_it(project, name):
+    tiny_notebooks(project, fault="import time; time.sleep(120)")
+    run = begin_run(project / "runs", plan_runs(CONFIG, [0])[0])
+    code = f"import sys; from crosssuck.experiments import run_stages; sys.exit(run_stages({str(run.path)!r}))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=worker_environment(), cwd=project) as p:
+        assert "train: begun" in p.stdout.readline()  # nothing is started yet
+        p.send_signal(getattr(signal, name))
+        assert p.wait(timeout=60) == 75
+    assert run.facts()["state"] == "interrupted" and f"{name} came" in run.facts()["error"]
 
 
 def _bytes(path):

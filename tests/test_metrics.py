@@ -576,6 +576,15 @@ def test_metrics_json_is_json_and_tells_the_same(predictions, events, tmp_path):
     assert summarise(read_predictions(predictions.iloc[1::2], events), train=events.iloc[::2], n_boot=200, n_perm=50) == s
 
 
+def test_at_chance_names_the_metadata_that_reach_most(predictions, events):
+    s = summarise(read_predictions(predictions.iloc[1::2], events), train=events.iloc[::2], n_boot=100, n_perm=50)
+    s["intervals"]["roc_auc"] |= {"low": .30, "high": .65}
+    for name, auc, low in (("metadata_all", .55, -.40), ("metadata_deployable", .61, -.10)):
+        s["baselines"][name]["roc_auc"] = auc
+        s["differences"][name]["low"] = low
+    assert metrics.call(s) == "at_chance" and "hour, day and camera alone reach 0.610" in verdict(s)
+
+
 def calls(auc: float, n: int) -> pd.Series:
     rng, shift = np.random.default_rng(int(100 * auc)), 2**.5 * NormalDist().inv_cdf(auc)
     return pd.Series([summarise(as_table(*study(170, shift, rng)), n_boot=300, n_perm=199)["call"] for _ in range(n)]).value_counts(normalize=True)

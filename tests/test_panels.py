@@ -12,19 +12,9 @@ from crosssuck import cameras as c
 from crosssuck.core import UserError, write_csv, write_text
 from crosssuck.inputs import read_boxes
 from crosssuck.manifest import read_workbook
-from crosssuck.simulation import tiny_drive, tiny_events
+from crosssuck.simulation import tiny_events
 
 DAY = dt.date(2026, 3, 1)
-
-
-@pytest.fixture(scope="module")
-def drive():
-    return tiny_drive()
-
-
-@pytest.fixture(scope="module")
-def inventory(drive):
-    return c.scan(drive / "videos")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calling import call
 from crosssuck import splits
 from crosssuck.core import UserError
 from crosssuck.manifest import read_events
@@ -653,17 +654,6 @@ def test_notebook_04_tells_the_totals_of_v4_in_prose_and_needs_no_file_of_the_la
 
 
 # ---- the verbs
-
-def call(*words, code=0):
-    from typer.testing import CliRunner
-
-    from crosssuck.cli import app
-    result = CliRunner().invoke(app, [str(w) for w in words])
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.output
-    return result.output
-
 
 def test_the_verbs_of_splits(events, tmp_path):
     few = events[(events.group != 2) | (events.behavior != "tail")]
