@@ -14,11 +14,11 @@ __all__ = ['TORCH_NEEDED', 'PYTORCHVIDEO', 'RESNET', 'MVIT_S', 'BACKBONES', 'PRE
 import contextlib
 import math
 import os
-import pickle
 import re
 import shutil
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -264,7 +264,7 @@ BACKBONES = {
 def find_backbone(name: str) -> Backbone:
     "Look a backbone up; an unknown one is named with those that there are."
     if name not in BACKBONES:
-        raise UserError(f"unknown backbone {name!r}", where="model.backbone", remedy=f"choose one of {', '.join(BACKBONES)}")
+        raise UserError(f"{name!r} is no backbone", where="model.backbone", remedy=f"choose from {', '.join(BACKBONES)}")
     return BACKBONES[name]
 
 # %% ../nbs/05_model.ipynb #05-033
@@ -384,11 +384,15 @@ def read_tensors(
 ) -> dict:
     "Read a file of tensors and plain values; nothing in it can run code."
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's advice on odd pickles, which would be a second line
+            saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError("no such file", where=path, remedy="check the path") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as e:
-        raise UserError(f"not a readable checkpoint ({(str(e) or type(e).__name__)[:80]})", where=path, remedy="take another copy of it") from None
+    except Exception as e:  # whatever bytes that are no checkpoint make torch's readers stumble over
+        raise UserError(f"not a readable checkpoint ({(str(e) or type(e).__name__)[:80]})", where=path, remedy="name a best.ckpt or last.ckpt; if it is one, take another copy of it") from None
+    if not isinstance(saved, dict):
+        raise UserError(f"not a readable checkpoint (a {type(saved).__name__})", where=path, remedy="name a best.ckpt or last.ckpt of a run")
+    return saved
 
 # %% ../nbs/05_model.ipynb #05-045
 def build_model(
@@ -452,7 +456,7 @@ def load_checkpoint(
 ) -> tuple[Classifier, Config, dict]: # the model in evaluation mode on the CPU, its config, the other facts
     "Read a checkpoint and build its model."
     saved = read_tensors(path)
-    if not isinstance(saved, dict) or not {"model", "config"} <= saved.keys():
+    if not {"model", "config"} <= saved.keys():
         raise UserError("holds no 'model' and 'config'", where=path, remedy="give a best.ckpt or last.ckpt of a run")
     config = make_config(saved["config"], where=path)
     model = build_model(replace(config, model=replace(config.model, weights="none")))

@@ -195,7 +195,7 @@ def test_the_input_comes_with_the_weights():
     ({"frames": 16, "px": 112, "backbone": "mvit_v2_s"}, "the config gives 16 of 112 px"),
     ({"weights": "kinetics400"}, "r2plus1d_tiny has no kinetics400 weights"),
     ({"backbone": "mvit_tiny", "px": 40}, "mvit_tiny cannot take 8 frames of 40 px"),
-    ({"backbone": "resnet"}, "unknown backbone 'resnet'"),
+    ({"backbone": "resnet"}, "'resnet' is no backbone; choose from mvit_v2_s"),
     ({"backbone": "slowfast_r50", "frames": 6, "px": 64}, "slowfast_r50 cannot take 6 frames of 64 px"),
     ({"backbone": "x3d_s", "px": 24}, "X3D cannot take 24 px"),
 ])
@@ -369,6 +369,25 @@ def test_what_is_no_checkpoint_is_named(tmp_path, content, words):
     with pytest.raises(UserError, match=words) as e:
         m.load_checkpoint(path)
     assert "x.ckpt" in str(e.value)
+
+
+FILES = {"a config": b"data: {split_dir: data/split, clips: data/clips.csv}\noptim: {lr: 0.001, epochs: 2}\n", "a table": b"event_idx,behavior\n0,ear\n", "JSON": b'{"model": 1}', "a page": b"<!doctype html>",
+         "zip": b"PK\x03\x04" + bytes(40), "numbers": bytes(range(256)), "zeros": bytes(5000), "text": "ähm\n".encode() * 9, "pickle": b"\x80\x04K\x01.", "stack": b"0", "list": b"lI1\na.", "a dot": b"."}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_whatever_is_no_checkpoint_is_one_line(tmp_path, kind):
+    path = tmp_path / "x.yaml"
+    path.write_bytes(FILES[kind])
+    with pytest.raises(UserError, match="x.yaml: not a readable checkpoint .*; name a best.ckpt or last.ckpt") as e:
+        m.load_checkpoint(path)
+    assert "\n" not in str(e.value)
+
+
+def test_a_list_of_tensors_is_no_checkpoint(tmp_path):
+    torch.save([torch.zeros(2)], tmp_path / "x.ckpt")
+    with pytest.raises(UserError, match="not a readable checkpoint .a list.; name a best.ckpt"):
+        m.load_checkpoint(tmp_path / "x.ckpt")
 
 
 def test_a_save_that_is_killed_leaves_the_old_checkpoint(tmp_path, monkeypatch):
