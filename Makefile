@@ -42,6 +42,7 @@ drift: $(INSTALLED)
 
 ruff: $(INSTALLED)
 	$(BIN)/ruff check setup.py tests benchmarks
+	$(BIN)/ruff check --isolated --select F crosssuck
 
 nbtest: $(INSTALLED)
 	$(BIN)/nbdev_test --n_workers 2 --timing
@@ -54,7 +55,7 @@ check: $(INSTALLED)
 
 # ---- working on it ------------------------------------------------------------------------------------------------
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab --ip=127.0.0.1 --LabApp.default_url=/lab/tree/nbs/index.ipynb
+	$(BIN)/jupyter lab --ip=127.0.0.1 $$([ "$$(id -u)" = 0 ] && echo --allow-root) --LabApp.default_url=/lab/tree/nbs/index.ipynb
 
 nbs: $(INSTALLED)
 	IN_TEST=1 $(BIN)/python .ci/execute.py

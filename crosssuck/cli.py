@@ -315,7 +315,7 @@ def work_verb(run: Path, stages: Annotated[str, typer.Option(help="of train, eva
     from crosssuck.experiments import run_stages
     raise typer.Exit(run_stages(given(run), stages.split(","), gpus=int(os.environ.get("CROSSSUCK_GPUS") or 0)))
 
-@app.command("extract-array", hidden=True)
+@verb("extract-array", "data/linked.csv --out data/clips --shards 16 --site slurm/sites/isaac-ng.yaml")
 def extract_array_verb(linked: Path, out: Out, site: Annotated[Path, typer.Option(help="site profile, e.g. slurm/sites/isaac-ng.yaml")],
                        shards: Annotated[int, typer.Option(min=1, help="tasks of the array; the same when called again")] = 16,
                        mode: Annotated[str, typer.Option(help="copy, archive or proxy")] = "proxy", roots: Roots = None,

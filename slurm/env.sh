@@ -31,6 +31,8 @@ forward() {
     seen=$signals code=0
     wait "$child" || code=$?
   done
+  # it was told to end before it could listen, and ended: nothing is lost, so it may come back
+  if [ "$code" -eq 143 ] && [ "$signals" -gt 0 ]; then code=75; fi
   if [ "$code" -eq 75 ] && [ -n "${SLURM_JOB_ID:-}" ]; then
     # only a job that is still running asks for the queue: a cancelled one is ending, and must stay cancelled
     if [ "$(squeue --noheader --job "$SLURM_JOB_ID" --format %T 2>/dev/null || echo RUNNING)" = RUNNING ]; then

@@ -21,7 +21,7 @@ from crosssuck.simulation import tiny_drive, tiny_events, tiny_predictions, tiny
 
 COMMAND = typer.main.get_command(app)
 VERBS = [n for n, c in COMMAND.commands.items() if not c.hidden]
-DESIGN = ["simulate", "manifest", "import-boris", "export-boris", "scan", "link", "verify-cameras", "extract", "split", "audit-split", "run", "evaluate", "calibrate", "confounds", "curves", "compare", "ensemble",
+DESIGN = ["simulate", "manifest", "import-boris", "export-boris", "scan", "link", "verify-cameras", "extract", "extract-array", "split", "audit-split", "run", "evaluate", "calibrate", "confounds", "curves", "compare", "ensemble",
           "predict", "status", "cancel", "resume", "clean", "report", "progress-report", "reproduce", "doctor"]
 
 

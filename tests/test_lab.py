@@ -68,10 +68,10 @@ def test_run_browser_refreshes_while_a_run_is_at_work(project, chrome, lab_url):
     assert page.locator(".jp-OutputArea input[placeholder='filter by name']").count() == 1, "the widget, not the still table"
     assert "1/2" in table.inner_text() and "running" in table.inner_text()
     write_json(project / "runs/tiny/s0/training_history.json", {"epoch": [1, 2], "val_macro_f1": [0.5, 0.875], "seconds": [60.0, 60.0]})
-    page.get_by_text("0.875 at 2").wait_for(timeout=20_000)  # nobody clicked
+    page.get_by_text("0.875 at 2").wait_for(timeout=90_000)  # nobody clicked
     page.locator(".jp-OutputArea input[placeholder='filter by name']").fill("s1")
     page.keyboard.press("Enter")
-    page.wait_for_function("() => !document.querySelector('.crosssuck-runs').innerText.includes('tiny/s0')", timeout=20_000)
+    page.wait_for_function("() => !document.querySelector('.crosssuck-runs').innerText.includes('tiny/s0')", timeout=90_000)
     assert "alert(1)" in table.inner_text()
     page.close()
 

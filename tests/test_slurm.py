@@ -212,7 +212,7 @@ def test_six_runs_by_array(real):
         most = max(most, len(at_work))
         return (table.state == "done").all()
     table = until(root, done, wait_s=600)
-    assert {"queued", "running", "done"} <= seen and not seen & {"failed", "planned", "interrupted"} and 1 <= most <= 2
+    assert {"queued", "running", "done"} <= seen and not seen & {"failed", "planned", "interrupted", "preempted"} and 1 <= most <= 2
     assert (table.epoch == "1/1").all() and table.best.str.contains("at 1").all()
     until_report(root)
     index = (root / "reports/index.html").read_text()
@@ -226,12 +226,12 @@ def test_preempted_in_the_middle_of_an_epoch_three_times_it_ends_with_the_same_w
     (run,), _ = submit(root, ["configs/real.yaml"], [5])
     middle, begun = 0, time.monotonic()
     while middle < 3 and not run.done:
-        assert time.monotonic() - begun < 400, logs(root)
+        assert time.monotonic() - begun < 1500, logs(root)
         history = run / "training_history.json"
         before = history.stat().st_mtime_ns if history.exists() else 0
-        until(root, lambda t, h=history, b=before: (h.stat().st_mtime_ns if h.exists() else 0) > b, wait_s=120)  # an epoch has just begun
+        until(root, lambda t, h=history, b=before: (h.stat().st_mtime_ns if h.exists() else 0) > b, wait_s=400)  # an epoch has just begun
         subprocess.run(["scancel", "--batch", "--signal=USR1", job(run)], check=True)
-        until(root, lambda t: t.state.iloc[0] in ("preempted", "done"), wait_s=60)
+        until(root, lambda t: t.state.iloc[0] in ("preempted", "done"), wait_s=200)
         middle = len([a for a in run.facts()["attempts"] if re.search(r"saved after epoch \d+, batch [1-9]", a.get("why", ""))])
     assert middle >= 3, (run.facts()["attempts"], logs(root))
     until(root, lambda t: t.state.iloc[0] == "done", wait_s=300)
