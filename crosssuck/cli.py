@@ -196,12 +196,15 @@ def link_verb(events: Path, inventory: Path, cameras: Annotated[Path, typer.Opti
         raise typer.Exit(1)
 
 # %% ../nbs/12_cli.ipynb #12-024
-@verb("verify-cameras", "data/linked.csv --inventory data/inventory.csv --out data/cameras")
-def verify_cameras_verb(linked: Path, inventory: Annotated[Path, typer.Option(help="as scan wrote it")], out: Out, n: Annotated[int, typer.Option("-n", min=1, help="events to draw")] = 6,
+@verb("verify-cameras", "data/linked.csv --out data/cameras")
+def verify_cameras_verb(linked: Path, out: Out, inventory: Annotated[Optional[Path], typer.Option(help="as scan wrote it; inventory.csv beside LINKED if not given")] = None, n: Annotated[int, typer.Option("-n", min=1, help="events to draw")] = 6,
                         cameras: Annotated[Optional[Path], typer.Option(help="cameras.yaml, for pattern and clocks")] = None, roots: Roots = None):
     "Draw one sheet an event: the same moment from every camera of its group. Look at them before you train."
     from crosssuck.cameras import read_cameras, read_inventory, verify_cameras
+    from crosssuck.core import UserError
     from crosssuck.manifest import read_events
+    if inventory is None and not (inventory := linked.with_name("inventory.csv")).exists():
+        raise UserError("the inventory of all cameras is not beside it", where=linked, remedy="give --inventory, as 'crosssuck scan' wrote it")
     eyes = read_cameras(cameras) if cameras else None
     sheets = verify_cameras(read_events(linked), read_inventory(inventory, eyes), out, n=n, roots=root_map(roots), cameras=eyes)
     typer.echo(f"{len(sheets)} sheets in {out}")

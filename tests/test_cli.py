@@ -130,8 +130,10 @@ def test_from_workbook_to_clips(drive, linked):
     call("extract", linked, "--out", work / "clips", "--mode", "copy")
     clips = pd.read_csv(work / "clips/clips.csv")
     assert (clips.status == "ok").all() and all((work / "clips" / p).exists() for p in clips.clip_path)
-    call("verify-cameras", linked, "--inventory", work / "inventory.csv", "--out", work / "sheets", "-n", "1", "--cameras", drive / "cameras.yaml")
+    call("verify-cameras", linked, "--out", work / "sheets", "-n", "1", "--cameras", drive / "cameras.yaml")  # the inventory lies beside it
     assert len(list((work / "sheets").glob("*.png"))) == 1
+    (work / "elsewhere").mkdir()
+    assert "give --inventory" in call("verify-cameras", shutil.copy(linked, work / "elsewhere"), "--out", work / "none", code=1) and not (work / "none").exists()
 
 
 def test_extract_says_with_its_exit_code_that_a_clip_failed(drive, linked, tmp_path):
