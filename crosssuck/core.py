@@ -157,6 +157,7 @@ def read_table(
         table[c] = _parse_number(table[c], c, path, whole=c in tuple(integer))
     return table
 
+# %% ../nbs/00_core.ipynb #00-019
 def check_shape(
     text: str,     # of a CSV
     path: object,  # its name, for the error
@@ -189,6 +190,7 @@ def _trimmed(text: str, n: int) -> str:
     csv.writer(out, lineterminator="\n").writerows(row[:n] for row in csv.reader(io.StringIO(text, newline="")) if row)
     return out.getvalue()
 
+# %% ../nbs/00_core.ipynb #00-020
 def _parse_number(column: pd.Series, name: str, path: Path, whole: bool) -> pd.Series:
     value = pd.to_numeric(column.where(column.str.strip() != ""), errors="coerce")
     wrong = value.isna() & (column.str.strip() != "") & (column.str.lower() != "nan")
@@ -199,7 +201,7 @@ def _parse_number(column: pd.Series, name: str, path: Path, whole: bool) -> pd.S
         raise UserError(f"{name} is {str(column[row])!r}, not a {'whole ' if whole else ''}number", where=f"{path}, line {row + 2}", remedy="correct that cell")
     return value.astype("int64") if whole else value.astype("float64")
 
-# %% ../nbs/00_core.ipynb #00-021
+# %% ../nbs/00_core.ipynb #00-023
 def sha256_file(path: str | os.PathLike) -> str:
     "Hash a file's bytes (SHA-256, hex)."
     with open(path, "rb") as f:
@@ -210,7 +212,7 @@ def hash_facts(facts: object, length: int = 16) -> str:
     text = json.dumps(facts, sort_keys=True, default=_plain, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
-# %% ../nbs/00_core.ipynb #00-024
+# %% ../nbs/00_core.ipynb #00-026
 def map_path(
     path: str,              # as a table holds it, in either world
     roots: dict[str, str],  # beginning of a path -> what stands there on this machine
@@ -229,7 +231,7 @@ def same_file(a: str, b: str) -> bool:
     "Tell whether two paths name the same file of a drive, as Windows would."
     return PureWindowsPath(a) == PureWindowsPath(b)
 
-# %% ../nbs/00_core.ipynb #00-027
+# %% ../nbs/00_core.ipynb #00-029
 _closed = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=1, description="1 or more")]
@@ -243,7 +245,7 @@ Half = Annotated[float, Field(ge=0, le=0.5, description="from 0 to 0.5")]
 
 BACKBONE_NAMES = ("mvit_v2_s", "r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t", "x3d_s", "x3d_m", "slowfast_r50", "mvit_tiny", "r2plus1d_tiny")  # what `model.BACKBONES` builds
 
-# %% ../nbs/00_core.ipynb #00-028
+# %% ../nbs/00_core.ipynb #00-030
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class DataConfig:
     "Which events, which clips, which split."
@@ -273,7 +275,7 @@ class GeometryConfig:
     roi_context: Positive = 1.0         # `roi`: side of the square over the longer side of the box
     roi_from: Literal["source", "clip"] = "source" # `roi`: refuse a clip smaller than its source (proxies), or cut from it all the same
 
-# %% ../nbs/00_core.ipynb #00-029
+# %% ../nbs/00_core.ipynb #00-031
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class AugmentConfig:
     "Random changes in training; each is drawn once a clip and applied to all of its frames."
@@ -306,7 +308,7 @@ class LossConfig:
     balanced_sampling: bool = True      # as many tail as ear draws in an epoch
     allow_stacked: bool = False         # let three corrections of the imbalance work at once
 
-# %% ../nbs/00_core.ipynb #00-030
+# %% ../nbs/00_core.ipynb #00-032
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class OptimConfig:
     "Optimiser, schedule, stopping."
@@ -327,7 +329,7 @@ class OptimConfig:
     channels_last: bool = False         # memory with the channels last: faster for convolutions on a GPU
     select_by: Literal["macro_f1", "roc_auc", "average_precision", "f1_tail"] = "macro_f1"
 
-# %% ../nbs/00_core.ipynb #00-031
+# %% ../nbs/00_core.ipynb #00-033
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class LoaderConfig:
     "How windows reach the loop."
@@ -353,7 +355,7 @@ class Config:
     study: Literal["none", "ablation"] = "none" # `ablation` allows `faults`, and nothing else does
     faults: tuple[Literal["window_anywhere", "augment_per_frame", "two_geometries", "weights_in_focus"], ...] = () # of E1, put back on purpose
 
-# %% ../nbs/00_core.ipynb #00-033
+# %% ../nbs/00_core.ipynb #00-035
 class _OnceOnly(yaml.SafeLoader):
     "YAML's safe reader, which refuses a key that stands twice in a mapping."
     def compose_mapping_node(self, anchor):
@@ -391,7 +393,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
         raise UserError("not a mapping of keys to values", where=path, remedy="start it with 'key: value' lines")
     return facts
 
-# %% ../nbs/00_core.ipynb #00-034
+# %% ../nbs/00_core.ipynb #00-036
 def merge(base: dict, top: dict) -> dict:
     "Lay `top` over `base`, section by section."
     both = {k: merge(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in top.items()}
@@ -410,7 +412,7 @@ def nest(overrides: Iterable[str]) -> dict:
         out = merge(out, value)
     return out
 
-# %% ../nbs/00_core.ipynb #00-035
+# %% ../nbs/00_core.ipynb #00-037
 def load_config(
     path: str | os.PathLike,         # YAML of an experiment; its name is the experiment's
     overrides: Iterable[str] = (),   # `key=value`, dotted
@@ -447,7 +449,7 @@ def make_config(facts: dict, where: object = "config") -> Config:
         raise UserError(f"faults are {', '.join(config.faults)}: E1's, put back", where=where, remedy="remove them; a study of what they cost says study: ablation")
     return config
 
-# %% ../nbs/00_core.ipynb #00-036
+# %% ../nbs/00_core.ipynb #00-038
 _RANGES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 
 def _config_error(fault: dict, where: object) -> UserError:
@@ -493,7 +495,7 @@ def config_dict(config: Config) -> dict:
     "Give the resolved config as plain YAML-able values."
     return json.loads(json.dumps(asdict(config)))
 
-# %% ../nbs/00_core.ipynb #00-039
+# %% ../nbs/00_core.ipynb #00-041
 LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "av", "papermill", "pytorchvideo")
 
 def git_state(root: str | os.PathLike | None = None) -> dict:
@@ -525,7 +527,7 @@ def redact(
     user = os.environ.get("USER") or os.environ.get("USERNAME") or ""
     return re.sub(rf"\b{re.escape(user)}\b", "USER", text) if len(user) > 2 and user != "root" else text
 
-# %% ../nbs/00_core.ipynb #00-042
+# %% ../nbs/00_core.ipynb #00-044
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class RunFolder:
     "The folder of one run and the names of the files in it."
@@ -551,7 +553,7 @@ class RunFolder:
         self.say(state="done", error=None)
         write_json(self.path / "DONE", {p.relative_to(self.path).as_posix(): sha256_file(p) for p in results})
 
-# %% ../nbs/00_core.ipynb #00-043
+# %% ../nbs/00_core.ipynb #00-045
 def open_run(
     root: str | os.PathLike,        # the folder `runs/`
     config: Config,
@@ -584,7 +586,7 @@ def same_run(run: RunFolder, config: Config) -> None:
         if str(old.get(key)) != str(new.get(key)):
             raise UserError(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}", where=run.path, remedy="resume with the old config, or give the experiment a new name")
 
-# %% ../nbs/00_core.ipynb #00-046
+# %% ../nbs/00_core.ipynb #00-048
 def progress(
     items: Iterable,             # what to go through
     what: str,                   # the words before the bar
@@ -597,7 +599,7 @@ def progress(
     quiet = bool(os.environ.get("IN_TEST")) and not os.environ.get("CROSSSUCK_PROGRESS")
     return tqdm(items, desc=what, total=total, unit=unit, mininterval=10 if batch else 0.2, disable=quiet, file=sys.stderr, ncols=90)
 
-# %% ../nbs/00_core.ipynb #00-049
+# %% ../nbs/00_core.ipynb #00-051
 def figure_png(figure, dpi: int = 110) -> bytes:
     "Render a matplotlib figure to PNG bytes and close it."
     import matplotlib.pyplot as plt
@@ -615,7 +617,7 @@ def as_block(x: object) -> dict:
     data = x if isinstance(x, bytes) else figure_png(x)
     return {"kind": "picture", "data": base64.b64encode(data).decode()}
 
-# %% ../nbs/00_core.ipynb #00-050
+# %% ../nbs/00_core.ipynb #00-052
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; background: #fff; }
@@ -654,7 +656,7 @@ def write_page(
     html = _PAGE.render(title=title, style=jinja2.filters.Markup(STYLE), blocks=shown, notice=SIMULATED if simulated else "")
     return write_text(path, html)
 
-# %% ../nbs/00_core.ipynb #00-053
+# %% ../nbs/00_core.ipynb #00-055
 def find_ffmpeg() -> str:
     "Find the ffmpeg program: `$CROSSSUCK_FFMPEG`, PATH, then the one inside imageio-ffmpeg."
     if given := os.environ.get("CROSSSUCK_FFMPEG"):

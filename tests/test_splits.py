@@ -1,5 +1,6 @@
 "Bouts, schemes, folders and the audit: properties, planted leaks, and the lab's own tables."
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -274,6 +275,67 @@ def test_a_write_cut_short_leaves_no_split(events, tmp_path, monkeypatch):
         write_split(split_events(events, split_seed=1), tmp_path)
     with pytest.raises(UserError, match="no finished split"):
         read_split(tmp_path)
+
+
+def finished(folder) -> list[str]:
+    return sorted(p.parent.name for p in folder.glob("*/split.json"))
+
+
+def test_folds_of_an_earlier_split_do_not_mix_with_new_ones(events, tmp_path):
+    write_split(split_folds(events), tmp_path)
+    (tmp_path / "g1/notes.txt").write_text("mine")
+    write_split(split_folds(events, "lodo"), tmp_path)
+    assert finished(tmp_path) == list(read_folds(tmp_path)) == ["d1", "d4"]
+    write_split(split_folds(events[events.group < 4]), tmp_path)
+    assert finished(tmp_path) == list(read_folds(tmp_path)) == ["g1", "g2", "g3"]
+    assert (tmp_path / "g1/notes.txt").read_text() == "mine" and set(splits.audit_files(tmp_path).fold) == {"g1", "g2", "g3"}
+
+
+@pytest.mark.parametrize("n", [1, 8, 18])
+def test_a_full_disk_half_way_leaves_no_mixture_of_folds(events, tmp_path, monkeypatch, n):
+    write_split(split_folds(events), tmp_path)
+    real, calls = splits.write_csv, []
+
+    def full(path, t):
+        calls.append(path)
+        if len(calls) == n:
+            raise UserError("the disk is full, nothing was written", where=path)
+        return real(path, t)
+    monkeypatch.setattr(splits, "write_csv", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        write_split(split_folds(events, split_seed=1), tmp_path)
+    assert finished(tmp_path) == []
+    with pytest.raises(UserError, match="no finished split"):
+        read_folds(tmp_path)
+
+
+def test_folds_of_two_splits_are_refused_however_they_came_together(events, tmp_path):
+    write_split(split_folds(events), tmp_path / "a")
+    write_split(split_folds(events, "lodo"), tmp_path / "b")
+    write_split(split_folds(events, split_seed=1), tmp_path / "c")
+    write_split(split_folds(events.assign(start_s=events.start_s + 1, end_s=events.end_s + 1)), tmp_path / "d")
+    for other, name, words in (("b", "d1", "folds d1 and g1 differ in scheme .lodo and logo.: they are of two splits"), ("c", "g6", "folds g1 and g6 differ in split_seed .42 and 1."),
+                               ("d", "g4", "folds g1 and g4 differ in source: they are of two splits; remove the folder, then split again")):
+        both = shutil.copytree(tmp_path / "a", tmp_path / f"a{other}")
+        shutil.copytree(tmp_path / other / name, both / name, dirs_exist_ok=True)
+        with pytest.raises(UserError, match=words):
+            read_folds(both)
+    shutil.rmtree(tmp_path / "a/g3")
+    with pytest.raises(UserError, match="no finished fold g3; remove the folder"):
+        read_folds(tmp_path / "a")
+
+
+def test_splits_of_both_kinds_in_a_folder_are_refused(events, tmp_path):
+    write_split(split_folds(events), tmp_path / "a")
+    one = write_split(split_events(events), tmp_path / "one")
+    shutil.copy(one / "split.json", tmp_path / "a/split.json")
+    with pytest.raises(UserError, match="split.json is no fold, and lies beside g1, g2"):
+        read_folds(tmp_path / "a")
+    shutil.copytree(one, tmp_path / "folder/bout")
+    before = sorted(p for p in (tmp_path / "folder").rglob("*"))
+    with pytest.raises(UserError, match="another split lies there; give the folds a folder of their own"):
+        write_split(split_folds(events), tmp_path / "folder")
+    assert sorted(p for p in (tmp_path / "folder").rglob("*")) == before and read_split(tmp_path / "folder/bout")
 
 
 def test_changed_tables_and_fold_folders_are_refused(events, tmp_path):
