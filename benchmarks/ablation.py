@@ -90,6 +90,7 @@ def main() -> None:
     costs["guards"] = [spoken(o, f, seeds) for f in costs.index]
     rows = json.loads(costs.reset_index().round(4).to_json(orient="records"))
     facts = {"what": "change of ROC AUC on groups never seen in training, fault put back minus design's inputs; paired by event, bout and seed",
+             "interval": "95 %: BCa bootstrap over bouts of the mean over seeds, widened by Student's t over the differences of the seeds",
              "config": o.config, "seeds": seeds, "costs": rows, "taken": provenance()["libraries"] | {"cpus": os.cpu_count(), "date": time.strftime("%Y-%m-%d")}}
     write_json(o.out / "ablation.json", facts)
     if o.picture:

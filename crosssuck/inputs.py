@@ -570,13 +570,15 @@ class EventSet:
     def subset(self, rows: Sequence[int]) -> "EventSet":
         "Give some of the events, in the given order; the cache is shared."
         return replace(self, table=self.table.iloc[list(rows)].reset_index(drop=True), events=[self.events[r] for r in rows])
-    def warm_cache(self, rows: Sequence[int] | None = None) -> None:
-        "Decode the events that the cache has room for, before the first window asks."
-        cache, asked = self.cache, self.events if rows is None else [self.events[r] for r in rows]
-        waiting = {e.key: e for e in asked if e.key in cache.admitted - cache.kept.keys() or e.key in cache.on_disk and not cache.on_disk[e.key].exists()}
+    def warm_cache(self, rows: Sequence[int] | None = None, asked: Sequence[str] = ()) -> None:
+        "Decode the events that the cache has room for, before the first window asks; leave when `asked` fills."
+        cache, wanted = self.cache, self.events if rows is None else [self.events[r] for r in rows]
+        waiting = {e.key: e for e in wanted if e.key in cache.admitted - cache.kept.keys() or e.key in cache.on_disk and not cache.on_disk[e.key].exists()}
         with ThreadPoolExecutor(max(2, self.config.loader.workers)) as pool:
             jobs = pool.map(lambda e: self.cache.fetch(e, window_span(self.config.window)), waiting.values())
-            for _ in progress(jobs, f"decoding {self.part}", total=len(waiting), unit="clip"): pass
+            for _ in progress(jobs, f"decoding {self.part}", total=len(waiting), unit="clip"):
+                if asked: break
+            pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/04a_inputs.ipynb #04a-069
 def load_events(

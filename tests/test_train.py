@@ -5,15 +5,19 @@ import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from crosssuck import train as t
 from crosssuck.core import LossConfig, OptimConfig, RunFolder, UserError, config_dict, load_config, make_config, open_run, read_json, sha256_file, write_json
-from crosssuck.inputs import load_events, train_batches
+from crosssuck.inputs import FrameCache, load_events, train_batches
 from crosssuck.model import build_model, input_spec, load_checkpoint, predict
 from crosssuck.simulation import tiny_study
 
@@ -312,7 +316,58 @@ def test_the_command_takes_the_support_of_a_foreign_history(tmp_path):
     foreign = {k: v for k, v in history().items() if k in t.LAB_KEYS}
     path = write_json(tmp_path / "h.json", foreign)
     said = [CliRunner().invoke(app, ["curves", str(path), "--out", str(tmp_path / "out"), *more]).output for more in ([], ["--support", "ear=323,tail=38"])]
-    assert "trivial classifiers" not in said[0] and "is above the trivial classifiers (always ear 0.472" in said[1] and "trivial classifiers" in (tmp_path / "out" / "curves.html").read_text()
+    assert "which no trivial classifier exceeds. Not asked: whether a blind guess comes as far" in said[0] and "give --support ear=…,tail=…" in said[0] and "--support" not in said[1]
+    assert "(always ear" not in said[0] and "is above the trivial classifiers (always ear 0.472" in said[1] and "trivial classifiers" in (tmp_path / "out" / "curves.html").read_text()
+
+
+def foreign(**lists):
+    return {k: v for k, v in history(**lists).items() if k in t.LAB_KEYS}
+
+
+LEANS = {"tail": ({"val_tail_recall": [0.4, 0.5, *[1.0] * 8], "val_macro_f1": [0.46, 0.44, *[38 / 399] * 8], "val_tail_f1": [0.2, 0.2, *[76 / 399] * 8]},
+                  "epoch 3 leans on tail, tail recall is 1 and macro F1 0.095; so do 8 of 10 epochs on one class"),
+         "ear": ({"val_tail_recall": [0.4, *[0.0] * 9], "val_macro_f1": [0.46, *[323 / 684] * 9], "val_tail_f1": [0.2, *[0.0] * 9]},
+                 "epoch 2 leans on ear, tail recall is 0; so do 9 of 10 epochs on one class")}
+
+
+@pytest.mark.parametrize("side", LEANS)
+def test_a_foreign_history_that_collapsed_is_called_so_without_its_support(side, tmp_path):
+    "As E1b's: tail recall 1 from epoch 3 on."
+    lists, words = LEANS[side]
+    facts = t.curves(write_json(tmp_path / "h.json", foreign(**lists)), tmp_path / "out")
+    said = " ".join(facts["findings"])
+    assert words in said and "collapse" in {a["guard"] for a in facts["alarms"]}
+    assert "Not asked: whether the best macro_f1, 0." in said and "give --support ear=…,tail=…" in said
+    told = t.curves(tmp_path / "h.json", tmp_path / "told", support={"ear": 323, "tail": 38})
+    assert any("all 361 validation events are called" in a["sentence"] for a in told["alarms"]) and "Not asked" not in " ".join(told["findings"])
+
+
+@pytest.mark.parametrize(("select_by", "key", "beyond"), [("macro_f1", "val_macro_f1", True), ("roc_auc", "val_roc_auc", True), ("average_precision", "val_average_precision", False), ("f1_tail", "val_tail_f1", False)])
+def test_what_is_said_of_chance_without_support_is_true_of_any_support(select_by, key, beyond):
+    past = [t.Past(history(**{key: np.full(10, score)}), None, select_by) for score in (0.5, 0.51)]
+    for p in past:
+        del p.history["val_n_ear"]
+    said = [t.about_chance(p).sentence for p in past]
+    assert all("give --support ear=…,tail=…" in s for s in said) and ["which no trivial classifier exceeds" in s for s in said] == [False, beyond]
+    floors = [max(t.trivial_floor(e, n, select_by).values()) for e in (1, 2, 7, 40, 323) for n in (1, 2, 7, 40, 323)]
+    assert (max(floors) <= 0.5) == beyond
+
+
+def test_a_healthy_foreign_history_has_no_alarm():
+    assert t.guards(foreign()) == []
+
+
+def test_events_called_tail_are_told_from_a_foreign_history_even_where_none_was_found():
+    "Counts made up, their scores computed by scikit-learn, the counts asked back."
+    from sklearn.metrics import f1_score, recall_score
+    y, rng, lists, counts = np.repeat([0, 1], [50, 9]), np.random.default_rng(0), {"val_tail_recall": [], "val_tail_f1": [], "val_macro_f1": []}, []
+    for wrong, right in [(0, 0), (1, 0), (17, 0), (50, 0), (50, 9), (0, 9), (*rng.integers(0, 50, 1), 4)]:
+        call = np.r_[np.arange(50) < wrong, np.arange(9) < right].astype(int)
+        counts.append(int(call.sum()))
+        lists["val_tail_recall"].append(recall_score(y, call))
+        lists["val_tail_f1"].append(f1_score(y, call, zero_division=0))
+        lists["val_macro_f1"].append(f1_score(y, call, average="macro", zero_division=0))
+    assert t.called_tail({"epoch": list(range(7)), **lists}, {"ear": 50, "tail": 9}).tolist() == counts
 
 
 def test_curves_of_a_run_knows_its_selection_and_that_it_is_simulated(tmp_path):
@@ -421,7 +476,8 @@ def test_a_signal_saves_and_the_resumed_run_is_the_same_bit_for_bit(stop_after, 
             os.kill(os.getpid(), getattr(signal, name))
     monkeypatch.setattr(t, "train_step", with_signal)
     handlers = [signal.getsignal(getattr(signal, n)) for n in ("SIGTERM", "SIGUSR1", "SIGINT")]
-    with pytest.raises(t.Requeue, match=f"{name} came: saved after epoch {stop_after // 6}, batch {stop_after % 6 * accumulation}") as e:
+    where = f"epoch 0, batch {6 * accumulation}, before its evaluation;" if stop_after == 6 else f"epoch {stop_after // 6}, batch {stop_after % 6 * accumulation};"
+    with pytest.raises(t.Requeue, match=f"{name} came: saved after {where}") as e:
         t.fit(cfg, torn, 0, device="cpu")
     assert e.value.exit_code == 75 and handlers == [signal.getsignal(getattr(signal, n)) for n in ("SIGTERM", "SIGUSR1", "SIGINT")]
     monkeypatch.undo()
@@ -446,6 +502,108 @@ def test_a_kill_without_warning_goes_on_from_the_last_epoch(whole, tmp_path, mon
         t.fit(cfg, killed, 0, device="cpu")
     monkeypatch.undo()
     assert timeless(t.fit(cfg, killed, 0, device="cpu")) == timeless(h) and same(weights(killed), weights(run))
+
+
+AVERAGED = {"ema": 0.9, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    cfg, run = begin(tmp_path_factory.mktemp("averaged"), config(optim=AVERAGED))
+    return run, t.fit(cfg, run, 0, device="cpu")
+
+
+def disturb_evaluation(monkeypatch, nth, at, what):
+    "Let something happen while batch `at` of evaluation `nth` is scored (1 and 2: validation and the fixed part, after epoch 1); count the batches that are scored."
+    evaluations, scored, batches_of = itertools.count(1), [], t.eval_batches
+
+    def with_event(*args, **kwargs):
+        mine = next(evaluations)
+
+        def batches():
+            for k, batch in enumerate(batches_of(*args, **kwargs), 1):
+                scored.append((mine, k))
+                if (mine, k) == (nth, at):
+                    what()
+                yield batch
+        return batches()
+    monkeypatch.setattr(t, "eval_batches", with_event)
+    return scored
+
+
+@pytest.mark.parametrize(("nth", "at", "name"), [(1, 1, "SIGTERM"), (1, 3, "SIGUSR1"), (2, 2, "SIGTERM"), (3, 2, "SIGINT"), (4, 1, "SIGUSR1")])
+def test_a_signal_inside_an_evaluation_leaves_it_at_once_and_loses_nothing(averaged, tmp_path, monkeypatch, nth, at, name):
+    cfg, torn = begin(tmp_path, config(optim=AVERAGED))
+    scored = disturb_evaluation(monkeypatch, nth, at, lambda: os.kill(os.getpid(), getattr(signal, name)))
+    before, epoch = torch.random.get_rng_state(), (nth - 1) // 2
+    with pytest.raises(t.Requeue, match=f"{name} came: saved after epoch {epoch}, batch 6, before its evaluation; start the run again"):
+        t.fit(cfg, torn, 0, device="cpu")
+    assert scored[-1] == (nth, at) and torch.equal(before, torch.random.get_rng_state())      # not one batch more
+    saved = torch.load(torn / "last.ckpt", weights_only=True)
+    assert (saved["epoch"], saved["step"], len(saved["seen"]["loss"])) == (epoch, 6, 24) and (torn / "training_history.json").exists() == bool(epoch)
+    monkeypatch.undo()
+    steps, step = [], t.train_step
+    monkeypatch.setattr(t, "train_step", lambda loop, group: (steps.append(loop.epoch), step(loop, group)))
+    run, h = averaged
+    assert timeless(t.fit(cfg, torn, 0, device="cpu")) == timeless(h) and steps == [1] * 6 * (1 - epoch)      # the epoch is scored, not trained again
+    for file in ("last.ckpt", "best.ckpt"):
+        assert same(weights(torn, file), weights(run, file))
+    assert same(*(torch.load(r / "last.ckpt", weights_only=True)["ema"] for r in (torn, run)))
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {here!r})
+import torch, pytest, test_train as s
+torch.set_num_threads(1)
+cfg, run = s.begin({folder!r}, s.config(optim=s.AVERAGED))
+s.disturb_evaluation(pytest.MonkeyPatch(), {nth}, 2, lambda: os.kill(os.getpid(), signal.SIGKILL))
+s.t.fit(cfg, run, 0, device="cpu")
+"""
+
+
+def test_a_kill_inside_an_evaluation_loses_the_evaluation_alone(averaged, tmp_path, monkeypatch):
+    "SIGKILL, twice, in processes of their own: in validation after epoch 1, then in the fixed part after epoch 2."
+    cfg, run = config(optim=AVERAGED), None
+    for nth, epoch in ((1, 0), (4, 1)):
+        done = subprocess.run([sys.executable, "-c", KILLED.format(here=str(Path(__file__).parent), folder=str(tmp_path), nth=nth)], capture_output=True, text=True)
+        assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+        run = RunFolder(tmp_path / cfg.experiment / "s0")
+        saved = torch.load(run / "last.ckpt", weights_only=True)
+        assert (saved["epoch"], saved["step"]) == (epoch, 6)
+    monkeypatch.setattr(t, "train_step", None)      # nothing is left to train
+    assert timeless(t.fit(cfg, run, 0, device="cpu")) == timeless(averaged[1])
+    assert all(same(weights(run, file), weights(averaged[0], file)) for file in ("last.ckpt", "best.ckpt"))
+
+
+def test_a_smoke_run_killed_while_it_is_scored_takes_no_step_more(tmp_path, monkeypatch):
+    runs = [begin(tmp_path / name)[1] for name in ("whole", "torn")]
+    t.fit(config(), runs[0], 0, device="cpu", max_steps=2)
+    disturb_evaluation(monkeypatch, 1, 2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(t.Requeue, match="saved after epoch 0, batch 2;"):
+        t.fit(config(), runs[1], 0, device="cpu", max_steps=2)
+    monkeypatch.undo()
+    assert t.fit(config(), runs[1], 0, device="cpu", max_steps=2)["drawn_ear"] == read_json(runs[0] / "training_history.json")["drawn_ear"]
+    assert same(*map(weights, runs)) and torch.load(runs[1] / "last.ckpt", weights_only=True)["moves"] == 2
+
+
+def test_a_signal_while_the_cache_is_filled_is_heeded_before_the_first_step(tmp_path, monkeypatch):
+    cfg, run = begin(tmp_path)
+    own = FrameCache(100)
+    monkeypatch.setattr(t, "load_events", lambda cfg, part, *, spec: load_events(cfg, part, spec=spec, cache=own))
+    monkeypatch.setattr(t, "train_step", None)
+    fetched, fetch = [], FrameCache.fetch
+
+    def signalling(self, event, span):
+        fetched.append(event.event_idx)
+        if len(fetched) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        return fetch(self, event, span)
+    monkeypatch.setattr(FrameCache, "fetch", signalling)
+    with pytest.raises(t.Requeue, match="SIGTERM came: saved after epoch 0, batch 0;"):
+        t.fit(cfg, run, 0, device="cpu")
+    assert len(fetched) < 15 and torch.load(run / "last.ckpt", weights_only=True)["moves"] == 0      # of 24 and 12
 
 
 def test_a_finished_run_is_left_alone(whole):
@@ -494,6 +652,48 @@ def test_batch_statistics_are_where_accumulation_differs(tmp_path):
         t.train_step(loop, list(itertools.islice(train_batches(loop.train, cfg, 0, 1), times)))
         gradients.append(torch.cat([p.grad.flatten() for p in loop.model.parameters()]))
     assert not torch.allclose(*gradients, atol=1e-4)
+
+
+# ---- what a fault costs
+
+def made_up(cost, seeds=3, n_bouts=40, scatter=0.0, rng=None):
+    "Predictions of a model without and with a fault; other seeds scatter the fault's strength."
+    rng = np.random.default_rng(0) if rng is None else rng
+    is_tail = np.arange(3 * n_bouts) % 3 == 0
+    events = pd.DataFrame({"event_idx": np.arange(3 * n_bouts), "true_label": np.where(is_tail, "tail", "ear"), "bout_id": np.arange(3 * n_bouts) // 3})
+    base = rng.normal(0, 1, 3 * n_bouts)
+
+    def table(gain):
+        return events.assign(prob_tail=1 / (1 + np.exp(-gain * is_tail - base - rng.normal(0, 0.3, len(base)))))
+    return {"none": [table(1.5) for _ in range(seeds)], "two_geometries": [table(1.5 - cost - scatter * rng.normal()) for _ in range(seeds)]}
+
+
+@pytest.mark.parametrize("scatter", [0.0, 0.4, 1.0])
+def test_three_seeds_widen_a_cost_by_students_t(scatter):
+    from scipy.stats import t as student
+    row = t.fault_costs(made_up(0.5, scatter=scatter), n_boot=500).loc["two_geometries"]
+    half = student.ppf(0.975, 2) * np.std(row.seeds, ddof=1) / math.sqrt(3)
+    assert row.cost == pytest.approx(np.mean(row.seeds), abs=1e-4) and row.low <= row.cost - half + 1e-3 and row.high >= row.cost + half - 1e-3
+    alone = t.fault_costs({k: v * 3 for k, v in made_up(0.5, seeds=1).items()}, n_boot=500).loc["two_geometries"]      # the same seed three times: bouts alone
+    once = t.fault_costs(made_up(0.5, seeds=1), n_boot=500).loc["two_geometries"]
+    assert (alone.low, alone.high) == pytest.approx((once.low, once.high))
+
+
+def test_the_interval_of_a_cost_covers_the_cost():
+    "Eighty studies of three seeds; the truth is the mean of many seeds on many bouts. (Percentiles over three resampled seeds cover 0.79 of them.)"
+    from sklearn.metrics import roc_auc_score
+    many = made_up(0.6, seeds=200, n_bouts=300, scatter=0.6, rng=np.random.default_rng(1))
+    truth = np.subtract(*(np.mean([roc_auc_score(x.true_label == "tail", x.prob_tail) for x in many[k]]) for k in ("two_geometries", "none")))
+    rows = [t.fault_costs(made_up(0.6, scatter=0.6, rng=np.random.default_rng(100 + k)), n_boot=200).iloc[0] for k in range(80)]
+    covered = np.mean([r.low <= truth <= r.high for r in rows])
+    assert covered > 0.88, covered
+
+
+def test_too_few_bouts_give_a_cost_no_interval():
+    row = t.fault_costs(made_up(0.5, n_bouts=7), n_boot=100).iloc[0]
+    assert np.isfinite(row.cost) and np.isnan(row.low) and np.isnan(row.high)
+    figure = t.cost_figure(row.to_frame().T.rename_axis("fault"))
+    assert "too few bouts" in figure.axes[0].texts[0].get_text()
 
 
 # ---- memory that runs out
@@ -818,6 +1018,14 @@ def test_the_notebook_runs_through_papermill(tmp_path, root, monkeypatch):
     for words in ("nothing about calves", "the loss sees", "Best epoch by macro_f1", "image/png", "lr 0.002; epochs 2", "leak"):
         assert words in text, words
     assert config_dict(cfg) == config_dict(load_checkpoint(run / "best.ckpt")[1])
+
+
+@pytest.mark.parametrize("name", ["04a_inputs", "06_train"])
+def test_no_output_of_a_lesson_is_heavy(root, name):
+    "A notebook is read and compared as text: film pictures are kept as JPEG."
+    cells = json.loads((root / "nbs" / f"{name}.ipynb").read_text())["cells"]
+    weights_kb = [len(json.dumps(c["outputs"])) / 1e3 for c in cells if c["cell_type"] == "code"]
+    assert 10 < max(weights_kb) < 80, max(weights_kb)
 
 
 def test_the_notebook_has_one_cell_of_parameters_and_runs_only_marked_cells(root):
