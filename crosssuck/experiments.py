@@ -656,6 +656,7 @@ def launch_local(
             begun[run.path] = pool.submit(follow, run)
         return [f.result() for f in begun.values()]
 
+# %% ../nbs/11_experiments.ipynb #11-059
 def _follow(run: RunFolder, nbs: str | os.PathLike, slot: dict[str, str], alive: list, say: Callable[[str], None], printed: dict) -> int:
     "Execute one run and pass on what it prints."
     with subprocess.Popen(worker_command(run, nbs), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
@@ -667,7 +668,7 @@ def _follow(run: RunFolder, nbs: str | os.PathLike, slot: dict[str, str], alive:
                 printed[run.path] = line.removeprefix("crosssuck: ").strip()
     return p.returncode
 
-# %% ../nbs/11_experiments.ipynb #11-062
+# %% ../nbs/11_experiments.ipynb #11-063
 _closed = ConfigDict(extra="forbid", strict=True)
 _Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:+-]*$")]  # nothing that a shell or sbatch could read as more than a word
 
@@ -698,7 +699,7 @@ class Site:
     report: Need = Need()
     note: str = ""                    # for the reader of the file
 
-# %% ../nbs/11_experiments.ipynb #11-063
+# %% ../nbs/11_experiments.ipynb #11-064
 def read_site(path: str | os.PathLike) -> Site:
     "Read a site profile; an unknown key or a wrong value is named."
     facts = read_yaml(at_root(path))
@@ -727,7 +728,7 @@ def account(site: Site) -> str: # empty where the cluster needs none
         raise UserError(f"the account {found!r} is more than a word", where=site.account_env, remedy="set it to the account's name alone")
     return found
 
-# %% ../nbs/11_experiments.ipynb #11-066
+# %% ../nbs/11_experiments.ipynb #11-067
 def batch_file(
     site: Site,
     stage: Literal["train", "evaluate", "report", "extract"],
@@ -753,7 +754,7 @@ def plain_path(path: str | os.PathLike) -> str:
         raise UserError(f"the path {str(path)!r} holds a control character", where="--launcher slurm", remedy="choose another folder")
     return str(path)
 
-# %% ../nbs/11_experiments.ipynb #11-069
+# %% ../nbs/11_experiments.ipynb #11-070
 class Wave(NamedTuple):
     "Runs that are submitted as one array."
     tasks: dict[int, str]   # task -> name of the run
@@ -781,7 +782,7 @@ def task_list(tasks: Iterable[int]) -> str:
     whole = numbers == list(range(numbers[0], numbers[-1] + 1))
     return f"{numbers[0]}-{numbers[-1]}" if whole and len(numbers) > 1 else ",".join(map(str, numbers))
 
-# %% ../nbs/11_experiments.ipynb #11-072
+# %% ../nbs/11_experiments.ipynb #11-073
 def sbatch_command(
     file: Path,            # the batch file
     arguments: list[str],  # what it gets as $1, $2, …
@@ -809,7 +810,7 @@ def submit(command: list[str]) -> str: # job id
         raise UserError(f"sbatch refused: {(done.stderr.strip().splitlines() or ['no words'])[-1]}", where=next(Path(w).name for w in command if w.endswith(".sbatch")), remedy="correct the site profile")
     return job
 
-# %% ../nbs/11_experiments.ipynb #11-074
+# %% ../nbs/11_experiments.ipynb #11-075
 class Job(NamedTuple):
     "A job to be submitted."
     key: str                     # stage, or stage and wave: train, train_1, evaluate, …, report
@@ -845,7 +846,7 @@ def submit_all(
             raise
     return ids
 
-# %% ../nbs/11_experiments.ipynb #11-075
+# %% ../nbs/11_experiments.ipynb #11-076
 def jobs_of(waves: list[Wave], folder: Path, runs: Path, reports: Path) -> list[Job]:
     "List the jobs of a submission: training and evaluation for each wave, the index after all."
     jobs, end = [], []
@@ -883,7 +884,7 @@ def launch_slurm(
     (runs / ".jobs/scheduler.json").unlink(missing_ok=True)
     return ids
 
-# %% ../nbs/11_experiments.ipynb #11-077
+# %% ../nbs/11_experiments.ipynb #11-078
 def run_experiments(
     configs: Iterable[str | os.PathLike],     # YAML files of experiments
     seeds: Iterable[int] = (42,),             # of the training
@@ -912,7 +913,7 @@ def site_for(launcher: str, site: str | os.PathLike | None) -> Site | None:
         account(profile)
     return profile
 
-# %% ../nbs/11_experiments.ipynb #11-078
+# %% ../nbs/11_experiments.ipynb #11-079
 def launch(
     plan: list[Planned],                    # a run before those that start from its weights
     root: Path,                             # the folder `runs/`
@@ -947,7 +948,7 @@ def launch(
         all_done([r for r in folders if r.name not in busy], printed)
     return folders
 
-# %% ../nbs/11_experiments.ipynb #11-079
+# %% ../nbs/11_experiments.ipynb #11-080
 def begin_run(root: Path, plan: Planned, *, resume: bool = False, overrides: Iterable[str] | None = None, smoke: bool = False) -> RunFolder:
     "Make or reopen a run folder and write down where it comes from."
     run = open_run(root, plan.config, plan.seed, fold=plan.fold or None, resume=resume)
@@ -971,7 +972,7 @@ def all_done(runs: list[RunFolder], printed: dict[Path, str] | None = None) -> N
         first = f"{bad[0].name} at {facts.get('stage', 'the start')}: {facts.get('error') or said or 'its process ended without a word'}"
         raise UserError(f"{len(bad)} of {len(runs)} runs did not finish; {first}", remedy="its notebook shows the cell; mend it, then run the same command with --resume")
 
-# %% ../nbs/11_experiments.ipynb #11-081
+# %% ../nbs/11_experiments.ipynb #11-082
 class Seen(NamedTuple):
     "A job as the scheduler sees it."
     state: str        # PENDING, RUNNING, TIMEOUT, …
@@ -1013,7 +1014,7 @@ def ask_scheduler(
     write_json(kept, {"asked": ids, "jobs": {k: list(v) for k, v in seen.items() if k in ids}})
     return {k: v for k, v in seen.items() if k in ids}
 
-# %% ../nbs/11_experiments.ipynb #11-084
+# %% ../nbs/11_experiments.ipynb #11-085
 ENDED = {"TIMEOUT": "the limit of time came before it had saved", "OUT_OF_MEMORY": "out of memory; ask for more, or lower loader.workers and loader.cache_mb",
          "CANCELLED": "cancelled", "NODE_FAIL": "its node failed", "PREEMPTED": "preempted and not put back into the queue", "DEADLINE": "the deadline passed",
          "BOOT_FAIL": "its node did not boot", "FAILED": "its job failed without a word", "COMPLETED": "its job ended and left no DONE"}
@@ -1052,7 +1053,7 @@ def judge(
         return "failed", "its process ended without a word"
     return ("failed", "its job has left the queue and never began") if submitted and said == "planned" else (said, "")
 
-# %% ../nbs/11_experiments.ipynb #11-086
+# %% ../nbs/11_experiments.ipynb #11-087
 SCORE = {"macro_f1": "val_macro_f1", "roc_auc": "val_roc_auc", "average_precision": "val_average_precision", "f1_tail": "val_tail_f1"}  # what selects -> in the history
 
 def how_far(run: RunFolder) -> dict: # epoch, epochs, best, best_epoch, left_s; empty before the first epoch
@@ -1073,7 +1074,7 @@ def in_words(seconds: float) -> str:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min" if minutes < 48 * 60 else f"{minutes / 1440:.1f} days"
 
-# %% ../nbs/11_experiments.ipynb #11-088
+# %% ../nbs/11_experiments.ipynb #11-089
 def is_ensemble(run: RunFolder) -> bool:
     "Tell whether a run is the mean of others, with no config and no training of its own."
     return (run / "ensemble.json").exists()
@@ -1110,7 +1111,7 @@ def last_lines(path: Path | None, n: int = 12) -> str:
         f.seek(max(0, path.stat().st_size - 8000))
         return "\n".join(f.read().decode("utf-8", "replace").splitlines()[-n:])
 
-# %% ../nbs/11_experiments.ipynb #11-089
+# %% ../nbs/11_experiments.ipynb #11-090
 UNREADABLE = (UserError, KeyError, TypeError, AttributeError)  # what a file of another version, or one that somebody edited, may give
 
 def _plain_name(run: RunFolder) -> str: return f"{run.path.parent.name}/{run.path.name}"
@@ -1129,7 +1130,7 @@ def _standing(run: RunFolder, root: Path, seen: dict[str, Seen] | None) -> dict:
     return {"run": run.name, "state": state, "stage": "" if run.done else facts.get("stage") or stage, "epoch": f"{far['epoch']}/{far['epochs']}" if far else "", "best": best,
             "left": left if state == "running" else "", "attempts": len(facts.get("attempts", [])), "why": why}
 
-# %% ../nbs/11_experiments.ipynb #11-090
+# %% ../nbs/11_experiments.ipynb #11-091
 def watch_runs(
     runs: str | os.PathLike = "runs",
     *,
@@ -1154,7 +1155,7 @@ def who_works(runs: list[RunFolder], root: Path) -> dict[str, str]: # name of a 
     busy = {name: f"job {i} is at it ({seen[i].state.lower()}), left alone" for name, each in ids.items() for i in each if seen and i in seen and seen[i].state in WAITS | WORKS}
     return busy | {r.name: "a worker is at it, left alone" for r in runs if not r.done and is_held(r)}
 
-# %% ../nbs/11_experiments.ipynb #11-098
+# %% ../nbs/11_experiments.ipynb #11-099
 def pick_runs(
     names: Iterable[str],                  # of runs, experiments, or folders; none for all
     runs: str | os.PathLike = "runs",
@@ -1197,7 +1198,7 @@ def cancel_runs(
         live += [run.name] if run.name in busy else []
     return live
 
-# %% ../nbs/11_experiments.ipynb #11-099
+# %% ../nbs/11_experiments.ipynb #11-100
 def resume_runs(
     picked: list[RunFolder],
     runs: str | os.PathLike = "runs",
@@ -1219,7 +1220,7 @@ def resume_runs(
         launch(in_order(plan, root), root, profile, site_path=place, resume=True, **how)
     return todo
 
-# %% ../nbs/11_experiments.ipynb #11-100
+# %% ../nbs/11_experiments.ipynb #11-101
 def leftovers(
     runs: str | os.PathLike = "runs",
     *,
@@ -1245,7 +1246,7 @@ def clean_runs(found: list[tuple[Path, str]]) -> None:
     for path, _ in found:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-# %% ../nbs/11_experiments.ipynb #11-105
+# %% ../nbs/11_experiments.ipynb #11-106
 def shard(
     linked: pd.DataFrame,   # linked events
     number: int,            # of this shard, from 0
@@ -1277,7 +1278,7 @@ def join_shards(
     write_csv(Path(out) / "clips.csv", joined)
     return joined
 
-# %% ../nbs/11_experiments.ipynb #11-107
+# %% ../nbs/11_experiments.ipynb #11-108
 def launch_extraction(
     linked: str | os.PathLike,      # linked.csv
     out: str | os.PathLike,         # folder for the clips
@@ -1308,7 +1309,7 @@ def launch_extraction(
             say(f"submitted {shards} shards: {', '.join(f'{k} {j}' for k, j in ids.items())}; watch: squeue -j {','.join(ids.values())}")
     return ids
 
-# %% ../nbs/11_experiments.ipynb #11-110
+# %% ../nbs/11_experiments.ipynb #11-111
 PARTS = {"val": ("validation", "metrics/metrics.json"), "test": ("test", "metrics/test_metrics.json")}
 HEADLINE = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "recall_tail": "tail recall"}
 
@@ -1333,7 +1334,7 @@ def _what_run(run: RunFolder) -> dict: # experiment, fold, seed, note, simulated
     names = [m["run"] for m in told["members"]]
     return {"experiment": facts.get("experiment") or run.name, "fold": "", "seed": f"mean of {len(names)}", "note": f"mean {told['by']} of {', '.join(names)}", "simulated": told["simulated"]}
 
-# %% ../nbs/11_experiments.ipynb #11-111
+# %% ../nbs/11_experiments.ipynb #11-112
 def members_of(run: RunFolder) -> list[tuple[RunFolder, dict[str, str]]]: # member, and the hashes of the tables that were averaged
     "Find the runs that an ensemble is the mean of."
     return [(RunFolder((run.path / m["at"]).resolve()), {k: v for k, v in m.items() if k not in ("run", "at")}) for m in read_json(run / "ensemble.json")["members"]]
@@ -1372,7 +1373,7 @@ def stale_reasons(
         reasons.append(f"{', '.join(changed)} {'has' if len(changed) == 1 else 'have'} changed")
     return reasons + changed_after
 
-# %% ../nbs/11_experiments.ipynb #11-113
+# %% ../nbs/11_experiments.ipynb #11-114
 def collect_runs(
     runs: str | os.PathLike = "runs",
 ) -> pd.DataFrame: # a row a run: what it is, its state, its headline metrics with their intervals
@@ -1406,6 +1407,7 @@ def headline(found: dict[str, dict]) -> dict: # roc_auc of validation -> val_roc
             out |= {f"{part}_{metric}{end}": float("nan") if v is None else float(v) for end, v in zip(("", "_low", "_high"), values, strict=True)}
     return out
 
+# %% ../nbs/11_experiments.ipynb #11-115
 def comparable(table: pd.DataFrame) -> pd.Series: # of bool, a row a run
     "Tell which runs may stand in a comparison: finished, no smoke, nothing changed since."
     return (table.state == "done") & (table.stale == "") if len(table) else pd.Series(dtype=bool)
@@ -1421,7 +1423,7 @@ def only_comparable(
             raise UserError(f"it is {state if state != 'done' else f'out of date ({stale})'}, and is not compared", where=run.name, remedy="finish it, or run it again")
     return items
 
-# %% ../nbs/11_experiments.ipynb #11-118
+# %% ../nbs/11_experiments.ipynb #11-120
 def score_lines(
     table: pd.DataFrame, # as `collect_runs` gives it
 ) -> pd.DataFrame: # run, scored on, events, tail, one column a headline metric with its 95 % interval, verdict
@@ -1434,7 +1436,7 @@ def score_lines(
             rows.append({"run": row["run"], "scored on": words, "events": row[f"{part}_n"], "tail": row[f"{part}_tail"], **scores, "verdict": row[f"{part}_verdict"].partition(":")[0]})
     return pd.DataFrame(rows, columns=["run", "scored on", "events", "tail", *HEADLINE.values(), "verdict"])
 
-# %% ../nbs/11_experiments.ipynb #11-121
+# %% ../nbs/11_experiments.ipynb #11-123
 def interval_figure(
     table: pd.DataFrame,        # as `collect_runs` gives it, of runs that may be compared
     metric: str = "roc_auc",    # of the headline
@@ -1457,7 +1459,7 @@ def interval_figure(
     ax.tick_params(axis="y", length=0)
     return figure
 
-# %% ../nbs/11_experiments.ipynb #11-125
+# %% ../nbs/11_experiments.ipynb #11-127
 PAGE_LIMIT = 5_000_000  # bytes
 NO_FETCH = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the page's own rule: no script, no request
 _FOLDED = """{%- extends 'basic/index.html.j2' -%}
@@ -1477,7 +1479,7 @@ nav { font-size: .9rem; } @media print { details.code, nav { display: none; } } 
 {% if notice %}<p class="notice">{{ notice }}</p>{% endif %}{% for s in lead %}<p class="verdict">{{ s }}</p>{% endfor %}{{ body }}</body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-126
+# %% ../nbs/11_experiments.ipynb #11-128
 _TAGS = ("a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img li ol p pre s small span strong style "
          "sub summary sup table tbody td tfoot th thead tr u ul").split()
 
@@ -1493,7 +1495,7 @@ def clean_html(
     css = CSSSanitizer()
     return Markup(bleach.clean(str(text), tags=_TAGS, attributes=allowed, protocols=["http", "https", "data"], css_sanitizer=css))
 
-# %% ../nbs/11_experiments.ipynb #11-128
+# %% ../nbs/11_experiments.ipynb #11-130
 def shown_cells(nb, where: object) -> list: # cells of the part `# Run`, without directives
     "Take the cells that a reader sees: those after `# Run`, without nbdev's directives."
     import nbformat
@@ -1510,7 +1512,7 @@ def shown_cells(nb, where: object) -> list: # cells of the part `# Run`, without
                     output.setdefault("metadata", {}).setdefault("image/png", {}).setdefault("alt", "figure")
     return cells
 
-# %% ../nbs/11_experiments.ipynb #11-129
+# %% ../nbs/11_experiments.ipynb #11-131
 def slim(cells: list, limit: int = PAGE_LIMIT) -> None:
     "Leave out the largest outputs until the rest fits, and say so in their place."
     outputs = sorted(((len(json.dumps(o)), k, o) for k, o in enumerate(o for c in cells for o in c.get("outputs", []))), key=lambda x: -x[0])
@@ -1523,7 +1525,7 @@ def slim(cells: list, limit: int = PAGE_LIMIT) -> None:
         output.update(output_type="stream", name="stdout", text=words)
         size -= n
 
-# %% ../nbs/11_experiments.ipynb #11-131
+# %% ../nbs/11_experiments.ipynb #11-133
 def render_notebook(
     path: str | os.PathLike,   # executed notebook
     out: str | os.PathLike,    # HTML file
@@ -1548,7 +1550,7 @@ def render_notebook(
                             body=Markup(body), lead=list(lead), notice=SIMULATED if simulated else "")
     return write_text(out, page)
 
-# %% ../nbs/11_experiments.ipynb #11-135
+# %% ../nbs/11_experiments.ipynb #11-137
 BASELINES = {"always_ear": "always ear", "always_tail": "always tail", "coin": "a coin", "coin_same_rate": "a coin of the same rate",
              "metadata_deployable": "hour, day, camera", "metadata_all": "all metadata"}
 
@@ -1564,7 +1566,7 @@ def score_cell(
             "interval": f"{interval['low']:.2f} to {interval['high']:.2f}" if interval.get("low") is not None else "no interval" if value is not None else "",
             "baseline": f"{BASELINES.get(best, best.replace('_', ' '))} {rivals[best]:.3f}" if best else ""}
 
-# %% ../nbs/11_experiments.ipynb #11-137
+# %% ../nbs/11_experiments.ipynb #11-139
 def lead_sentence(table: pd.DataFrame) -> str:
     "Count the runs for the first line of the index."
     count = table.state.value_counts() if len(table) else pd.Series(dtype=int)
@@ -1584,7 +1586,7 @@ def best_by_test(runs: list[RunFolder]) -> str:
     return (f"The January plan's rule, highest tail F1 on test, would choose {best} (tail F1 {known[best]:.3f}). It is not followed: "
             "who chooses on the test set has no test set left.")
 
-# %% ../nbs/11_experiments.ipynb #11-140
+# %% ../nbs/11_experiments.ipynb #11-142
 ANSWERS = {"met": "met", "not met": "not", "cannot be told": "tell"}  # how the lab's criteria are answered, and the colour's name
 
 def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (criterion, what is asked, an answer a run)
@@ -1602,7 +1604,7 @@ def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (crite
             rows.setdefault((c["criterion"], c["asked"]), []).append({"answer": c["answer"], "why": c["found"], "css": css})
     return {"columns": [r.name for r in runs], "rows": [(*key, answers) for key, answers in rows.items()]}
 
-# %% ../nbs/11_experiments.ipynb #11-143
+# %% ../nbs/11_experiments.ipynb #11-145
 _SCRIPT = """
 const all = s => [...document.querySelectorAll(s)], by = id => document.getElementById(id);
 const filter = () => {
@@ -1643,7 +1645,7 @@ td details { font-size: .8rem; color: #444; } td details td { border: none; padd
 @media print { .controls { display: none; } tbody.run { break-inside: avoid; } }
 """
 
-# %% ../nbs/11_experiments.ipynb #11-144
+# %% ../nbs/11_experiments.ipynb #11-146
 _INDEX = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{{ rule }}"><title>{{ title }}</title><link rel="icon" href="data:,"><style>{{ style }}</style></head><body><h1>{{ title }}</h1>
@@ -1677,7 +1679,7 @@ _INDEX = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!
 <script>{{ script }}</script></body></html>
 """)
 
-# %% ../nbs/11_experiments.ipynb #11-145
+# %% ../nbs/11_experiments.ipynb #11-147
 def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of the link, address relative to the index)
     "Render the executed notebooks of a run beside the index, and put copies of them there."
     folder, links = run.name.replace("/", "_"), []
@@ -1694,7 +1696,7 @@ def run_pages(run: RunFolder, out: Path) -> list[tuple[str, str]]: # (words of t
             links += [(words, f"{folder}/{stage}.html"), ("notebook", f"{folder}/{name}.ipynb")]
     return links
 
-# %% ../nbs/11_experiments.ipynb #11-146
+# %% ../nbs/11_experiments.ipynb #11-148
 def copy_pages(
     extras: Iterable[str | os.PathLike], # folders with the pages of other verbs, at any depth
     out: Path,                           # where the index will be
@@ -1714,7 +1716,7 @@ def copy_pages(
             groups.setdefault(parts[0] if len(parts) > 1 else folder.name, []).append({"href": href, "title": html.unescape(title[1]) if title else page.stem})
     return groups
 
-# %% ../nbs/11_experiments.ipynb #11-148
+# %% ../nbs/11_experiments.ipynb #11-150
 def run_parts(run: RunFolder) -> list[dict]: # a row of the index for validation, one for test
     "Give what the index shows of a finished run."
     parts = []
@@ -1736,7 +1738,7 @@ def origin_rows(run: RunFolder) -> list[tuple[str, str]]:
             ("finished", attempts[-1].get("ended", "")[:16].replace("T", " ") if attempts else ""), ("attempts", str(len(attempts) or ""))]
     return [(k, v) for k, v in rows if v]
 
-# %% ../nbs/11_experiments.ipynb #11-150
+# %% ../nbs/11_experiments.ipynb #11-152
 def not_compared(row: dict) -> dict:
     "Say why a run stands apart."
     shown = "stale" if row["state"] == "done" else row["state"]
@@ -1769,7 +1771,7 @@ def write_reports(
                          criteria=criteria_table(finished), chosen=best_by_test(finished), pages=copy_pages(extras, out))
     return write_text(out / "index.html", page if unredacted() else redact_tree(page))
 
-# %% ../nbs/11_experiments.ipynb #11-155
+# %% ../nbs/11_experiments.ipynb #11-157
 def _share(n: int, of: int) -> str: return f"{n:,} ({100 * n / of:.1f} %)" if of else f"{n:,}"
 
 def data_blocks(config: Config) -> list: # blocks of a page
@@ -1806,7 +1808,7 @@ def split_blocks(config: Config) -> list:
     leaks = "; ".join(audit[audit.leak].sentence) if audit.leak.any() else "no leak found"
     return [f"Scheme {facts['scheme']}, seed {facts['split_seed']}; {len(audit)} checks: {leaks}.", pd.DataFrame(rows)]
 
-# %% ../nbs/11_experiments.ipynb #11-157
+# %% ../nbs/11_experiments.ipynb #11-159
 RATES = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "average_precision": "average precision", "accuracy": "accuracy", "recall_ear": "ear recall", "recall_tail": "tail recall",
          "precision_tail": "tail precision", "f1_tail": "tail F1", "ece": "ECE", "brier": "Brier score"}
 
@@ -1843,7 +1845,7 @@ def result_blocks(runs: list[RunFolder], part: str) -> list:
     blocks.append(pd.DataFrame([{"run": name, "true": true, "called ear": row[0], "called tail": row[1]} for name, f in facts.items() for true, row in zip(("ear", "tail"), f["confusion_matrix"], strict=True)]))
     return blocks
 
-# %% ../nbs/11_experiments.ipynb #11-159
+# %% ../nbs/11_experiments.ipynb #11-161
 def _epochs(n: int) -> str: return f"{n} epoch{'' if n == 1 else 's'}"
 
 MOST_CURVES = 12  # learning curves in one progress report: each is some 60 kB
@@ -1876,7 +1878,7 @@ def next_blocks(runs: list[RunFolder]) -> list:
     rows = [{"criterion": name, "asked": asked, **dict(zip(table["columns"], (a["answer"] for a in found), strict=True))} for name, asked, found in table["rows"]]
     return [*said, pd.DataFrame(rows)]
 
-# %% ../nbs/11_experiments.ipynb #11-160
+# %% ../nbs/11_experiments.ipynb #11-162
 def progress_report(
     picked: list[RunFolder],
     out: str | os.PathLike = "reports/progress.html",
@@ -1908,7 +1910,7 @@ def sources(runs: list[RunFolder]) -> pd.DataFrame: # run, file, sha256
     rows = [{"run": r.name, "file": n, "sha256": sha256_file(r / n)[:16]} for r in runs for n in names if (r / n).exists()]
     return pd.DataFrame(rows + [{"run": r.name, "file": k, "sha256": v[:16]} for r in runs if not is_ensemble(r) for k, v in data_hashes(make_config(read_yaml(r / "config.yaml"))).items()])
 
-# %% ../nbs/11_experiments.ipynb #11-163
+# %% ../nbs/11_experiments.ipynb #11-165
 STATE_COLOUR = {"done": "#00664a", "running": "#0072B2", "queued": "#666", "preempted": "#8a5a00", "failed": "#B00020", "interrupted": "#8a5a00", "planned": "#666", "smoke": "#666"}
 
 def runs_html(table: pd.DataFrame, limit: int = 200) -> str:
@@ -1927,7 +1929,7 @@ def run_html(run: RunFolder, runs: Path) -> str:
     log = html.escape(redact(last_lines(log_of(run, runs), 8)))
     return f"<h4>{html.escape(run.name)}</h4>{verdicts}{runs_html(pd.DataFrame(attempts))}" + (f"<pre>{log}</pre>" if log else "")
 
-# %% ../nbs/11_experiments.ipynb #11-165
+# %% ../nbs/11_experiments.ipynb #11-167
 class RunBrowser:
     "A table of all runs that refreshes while jobs run; shows itself in JupyterLab, and as a still table in a report."
     def __init__(self,
@@ -1959,7 +1961,7 @@ class RunBrowser:
     @property
     def busy(self) -> bool: return bool(self.found.state.isin(["queued", "running", "preempted"]).any())
 
-# %% ../nbs/11_experiments.ipynb #11-166
+# %% ../nbs/11_experiments.ipynb #11-168
 @patch
 def show(self: RunBrowser) -> None:
     "Show the runs that fit the filter."
@@ -1991,7 +1993,7 @@ def _repr_mimebundle_(self: RunBrowser, include=None, exclude=None, **kwargs) ->
     bundle = self.box._repr_mimebundle_(include=include, exclude=exclude, **kwargs) or {}
     return {**(bundle[0] if isinstance(bundle, tuple) else bundle), "text/html": self.table.value, "text/plain": self.found.to_string(index=False)}
 
-# %% ../nbs/11_experiments.ipynb #11-169
+# %% ../nbs/11_experiments.ipynb #11-171
 class Difference(NamedTuple):
     "One thing that is not the same in two runs."
     kind: str     # origin or result
@@ -2027,7 +2029,7 @@ def number_differences(name: str, a: object, b: object, path: str = "") -> list[
         return [d for k, (x, y) in enumerate(zip(a, b, strict=True)) for d in number_differences(name, x, y, f"{path}[{k}]")]
     return [] if a == b else [Difference("result", f"{name}: {path}", str(a)[:60], str(b)[:60])]
 
-# %% ../nbs/11_experiments.ipynb #11-170
+# %% ../nbs/11_experiments.ipynb #11-172
 def result_differences(old: RunFolder, new: RunFolder) -> list[Difference]:
     "Compare what two runs left: weights, history, predictions, scores, calibration."
     out = weight_difference(old / "best.ckpt", new / "best.ckpt")

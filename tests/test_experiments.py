@@ -13,9 +13,9 @@ import nbformat
 import pytest
 
 from crosssuck.core import SIMULATED, RunFolder, UserError, read_json, write_json, write_page, write_text
-from crosssuck.experiments import (ENDED, NO_FETCH, PAGE_LIMIT, STAGES, TINY_CONFIG, Planned, Seen, ask_scheduler, batch_file, begin_run, cancel_runs, claim, clean_runs, code_hash, collect_runs,
+from crosssuck.experiments import (ENDED, NO_FETCH, PAGE_LIMIT, STAGES, TINY_CONFIG, Planned, Seen, ask_scheduler, batch_file, begin_run, cancel_runs, claim, clean_runs, code_hash, collect_runs, execute,
                                    data_blocks, find_folds, find_runs, how_far, is_held, judge, launch_local, leftovers, machine_fault, pick_runs, plan_runs, plan_waves,
-                                   progress_report, read_site, redact_tree, render_notebook, reproduce, resume_runs, run_experiments, run_stages, run_state, slots, stale_reasons,
+                                   progress_report, read_site, redact_tree, render_notebook, reproduce, resume_runs, run_experiments, run_for, run_stages, run_state, slots, stale_reasons,
                                    task_list, tiny_notebooks, watch_runs, worker_command, worker_environment, write_reports)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,6 +285,34 @@ def test_an_ensemble_stands_in_the_index_and_goes_out_of_date_with_its_members(r
     assert "its member real/s3 is gone: run it again to compare it" in write_reports(tmp_path / "runs", tmp_path / "reports").read_text()
 
 
+NAMES = {"train": "06_train", "evaluate": "07_eval", "calibrate": "08_calibration"}
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_by_hand_a_notebook_without_data_runs_on_practice_calves(tmp_path, monkeypatch, stage):
+    "Restart and Run All on a fresh checkout; the cells before `# Run` are run by nbdev_test."
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path))
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert execute(ROOT / f"nbs/{NAMES[stage]}.ipynb", tmp_path / "out.ipynb", {}) == (0, "")
+    words = (tmp_path / "out.ipynb").read_text()
+    assert "There is nothing here yet of demo_v4_roi, seed 42" in words and "practice/s0" in words and sorted(p.name for p in tmp_path.iterdir()) == [*before, "out.ipynb"]
+
+
+def test_by_hand_a_notebook_leaves_a_finished_run_as_it_is(real_run, tmp_path, monkeypatch):
+    home, run, _, _ = real_run
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(home))
+    def state():
+        return {p: p.stat().st_mtime_ns for p in sorted((home / "runs").rglob("*")) if p.name != ".lock"}
+    before = state()
+    for name in NAMES.values():
+        assert execute(ROOT / f"nbs/{name}.ipynb", tmp_path / "out.ipynb", {"experiment": "real", "seed": 3}) == (0, "")
+        assert "This is a copy of real/s3, which is finished" in (tmp_path / "out.ipynb").read_text()
+    assert state() == before
+    with claim(run.path), pytest.raises(UserError, match="a worker is at it"):
+        run_for("train", "", "real", seed=3)
+
+
 def test_names_are_left_in_when_asked_for(project, monkeypatch):
     monkeypatch.setenv("CROSSSUCK_UNREDACTED", "1")
     tiny_notebooks(project, fault="print(run.resolve())")
@@ -388,6 +416,7 @@ def test_index_is_the_same_when_rebuilt_and_links_lead_somewhere(runs):
 
 
 def test_no_runs_give_a_page_all_the_same(project):
+    (project / "runs").mkdir()
     page = write_reports().read_text()
     assert "0 runs: none." in page and "No run is finished yet" in page
 
@@ -558,7 +587,8 @@ def test_scheduler_is_asked_once_for_all_and_not_again_for_a_while(tmp_path, mon
 
 
 def test_a_run_that_cannot_be_read_hides_no_other(runs):
-    (runs / "runs/tiny/s1/config.yaml").write_text("geometry: {older_key: 1}\n")
+    spoilt = runs / "runs/tiny/s1/config.yaml"
+    spoilt.write_text(spoilt.read_text().replace("geometry:\n", "geometry:\n  older_key: 1\n"))
     for seed, name in ((5, "training_history.json"), (6, "status.json")):
         run = begin_run(runs / "runs", Planned(plan_runs(CONFIG, [0], resume=True)[0].config, "", seed))
         (run / name).write_text('{"epoch": [1, ')
