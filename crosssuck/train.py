@@ -587,7 +587,7 @@ def start_loop(
 
 def earlier_weights(config: Config, run: RunFolder) -> Path:
     "Find the best weights of the experiment that this one starts from: same fold, same seed."
-    fold = run.facts().get("fold")
+    fold = run.facts()["fold"]
     path = run.path.parents[2 if fold else 1] / config.model.init_from / (fold or "") / run.path.name / "best.ckpt"
     if not path.exists():
         raise UserError(f"no {'/'.join(path.parts[-3:])} to start from", where="model.init_from", remedy=f"run {config.model.init_from} with this seed first")

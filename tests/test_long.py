@@ -5,7 +5,6 @@ The figures it takes are printed, and written to benchmarks/check.json with the 
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
-from crosssuck.core import provenance, read_json, write_csv, write_json
+from crosssuck.core import config_dict, load_config, provenance, read_json, write_csv, write_json
 
 pytestmark = pytest.mark.long
 CLI = [str(Path(sys.executable).parent / "crosssuck")]
@@ -59,9 +59,8 @@ def figures(root):
 
 
 def config_for(root, out: Path, name: str, study: Path, split: Path, clips: Path, **sections) -> Path:
-    facts = yaml.safe_load((root / "configs/demo_v4_roi.yaml").read_text())
-    base = yaml.safe_load((root / "configs" / facts.pop("extends")).read_text())
-    facts = {k: {**base.get(k, {}), **facts.get(k, {}), **sections.get(k, {})} if isinstance({**base, **facts}[k], dict) else {**base, **facts}[k] for k in {**base, **facts}}
+    facts = config_dict(load_config(root / "configs/demo_v4_roi.yaml"))
+    facts |= {"experiment": name, **{k: {**facts[k], **v} for k, v in sections.items()}}
     facts["data"] |= {"split_dir": str(split), "clips": str(clips), "boxes": str(study / "cohort/boxes.csv")}
     path = out / f"{name}.yaml"
     path.write_text(yaml.safe_dump(facts))
@@ -132,20 +131,57 @@ def test_the_panel_notices_a_shortcut(root, tmp_path, figures):
     assert colour["doubt"] and "a shortcut" in colour["means"] and colour["figure"] > 0.7 and metadata["low"] > 0.6
 
 
-def test_a_killed_training_ends_in_the_same_weights(root, study, tmp_path):
+def at(run: Path) -> tuple[int, int]:
+    "Epochs finished and batches of the next one, as `last.ckpt` has them."
     import torch
-    short = {"optim": {"epochs": 2, "cosine_epochs": 2}}
-    config = config_for(root, tmp_path, "killed", study, study / "split", study / "clips/clips.csv", **short)
-    quiet = {"OMP_NUM_THREADS": "1"}
-    crosssuck("run", config, "--seeds", "0", "--runs", tmp_path / "undisturbed", **quiet)
-    job = None
-    for wait in (20, 25, 30):
+    path = run / "last.ckpt"
+    if not path.exists():
+        return 0, 0
+    saved = torch.load(path, weights_only=True)
+    return saved["epoch"], saved["step"]
+
+
+def kill_all(job: subprocess.Popen) -> list[str]:
+    "SIGKILL a command and all that it started (workers and kernels live in sessions of their own); give their command lines."
+    top = psutil.Process(job.pid)
+    tree = [top, *top.children(recursive=True)]
+    lines = [" ".join(p.cmdline()) for p in tree]
+    for p in tree:
+        p.kill()
+    job.wait()
+    while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in tree):
+        time.sleep(0.05)
+    return lines
+
+
+def test_a_killed_training_ends_in_the_same_weights(root, study, tmp_path):
+    "Killed while the first epoch is scored, in the midst of the second epoch, and while the second is scored."
+    import torch
+    epochs = 3
+    config = config_for(root, tmp_path, "killed", study, study / "split", study / "clips/clips.csv", optim={"epochs": epochs, "cosine_epochs": epochs})
+    crosssuck("run", config, "--seeds", 0, "--runs", tmp_path / "undisturbed")
+    whole, torn = (tmp_path / d / "killed/s0" for d in ("undisturbed", "disturbed"))
+    an_epoch_s = read_json(whole / "training_history.json")["seconds"][1]
+    before = (0, 0)
+    for reached, wait_s in (((0, 1), 0), ((1, 0), 0.3 * an_epoch_s), ((1, 1), 0)):
         words = [*CLI, "run", str(config), "--seeds", "0", "--runs", str(tmp_path / "disturbed"), "--resume"]
-        job = subprocess.Popen(words, env={**os.environ, **quiet}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        time.sleep(wait)
-        os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-        time.sleep(1)
-    crosssuck("run", config, "--seeds", "0", "--runs", tmp_path / "disturbed", "--resume", **quiet)
-    a, b = (torch.load(tmp_path / d / "killed/s0/last.ckpt", weights_only=True)["model"] for d in ("undisturbed", "disturbed"))
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+        job = subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        try:
+            while at(torn) < reached:
+                assert job.poll() is None, f"it ended with {job.returncode} before {reached}"
+                time.sleep(0.1)
+            time.sleep(wait_s)
+        finally:
+            lines = kill_all(job) if job.poll() is None else []
+        there = at(torn)
+        print(f"\nkilled {there[0]} epochs and {there[1]} batches after its beginning, with {len(lines)} processes")
+        assert any("ipykernel" in line for line in lines) and not (torn / "DONE").exists(), lines      # a kernel was at work,
+        assert before < there and reached <= there < (epochs, 0), there                                # it had gone on since the last kill, and it was still training
+        assert len(read_json(torn / "training_history.json")["epoch"]) == there[0] if there[0] else not (torn / "training_history.json").exists()
+        time.sleep(2)
+        assert at(torn) == there        # nothing of it is left running
+        before = there
+    crosssuck("run", config, "--seeds", 0, "--runs", tmp_path / "disturbed", "--resume")
+    a, b = (torch.load(run / "last.ckpt", weights_only=True) for run in (whole, torn))
+    assert a["model"].keys() == b["model"].keys() and all(torch.equal(a["model"][k], b["model"][k]) for k in a["model"])
+    assert {k: v for k, v in a["history"].items() if k != "seconds"} == {k: v for k, v in b["history"].items() if k != "seconds"}

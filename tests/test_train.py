@@ -964,6 +964,8 @@ def test_stage_two_starts_from_the_best_weights_of_stage_one(tmp_path):
     two, run_two = begin(tmp_path, config("stage_2", model={"init_from": "stage_1"}))
     with pytest.raises(UserError, match="no stage_1/s0/best.ckpt to start from"):
         t.start_loop(two, run_two, 0, "cpu")
+    with pytest.raises(KeyError, match="fold"):      # a folder that does not say its fold is not taken to have none
+        t.earlier_weights(two, RunFolder(tmp_path / "stage_2" / "s9"))
     t.fit(one, run_one, 0, device="cpu", max_steps=2)
     torch.manual_seed(0)
     untouched = build_model(one).state_dict()
