@@ -355,6 +355,47 @@ def test_too_little_to_fit_on_is_said(halves, tmp_path, rows):
     assert read_json(tmp_path / "calibration.json")["sentences"]
 
 
+@pytest.mark.parametrize("label", ["ear", "tail"])
+def test_no_cliff_is_denied_where_none_was_looked_for(halves, label):
+    other, one = "tail" if label == "ear" else "ear", halves[0][halves[0].true_label == label]
+    said = " ".join(calibrate(one, n_boot=100)["sentences"])
+    assert "There is no cliff" not in said and f"Whether there is a cliff on validation was not computed: it holds no {other} event." in said
+    both = " ".join(calibrate(halves[0], one.assign(event_idx=one.event_idx + 9000), n_boot=100)["sentences"])
+    assert "There is no cliff on validation" in both and "Whether there is a cliff on test was not computed" in both
+
+
+def test_a_constant_model_is_no_cliff_between_a_number_and_itself(halves, tmp_path):
+    flat = halves[0].assign(prob_tail=0.5, prob_ear=0.5, pred_label="tail")
+    result = calibrate(flat, out=tmp_path, n_boot=100)
+    said = " ".join(result["sentences"])
+    assert result["temperature"] is None and result["threshold"] is None and "between the thresholds" not in said
+    assert result["sentences"][0] == "Leave the scores as they are, and recommend no threshold: every event has the same score, so there is nothing to correct and nothing to choose."
+    assert f"all {len(flat)} scores are 0.50: up to that threshold everything is called tail, above it everything ear" in said
+
+
+def test_the_manifest_serves_the_test_table_too(events, halves, tmp_path):
+    events = events[events.end_s < 86_400]
+    halves = [t[t.event_idx.isin(events.event_idx)] for t in halves]
+    bare = [t.drop(columns="bout_id") for t in halves]
+    for name, table in (("val", bare[0]), ("test", bare[1]), ("two", bare[1][["event_idx", "prob_tail"]])):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    events.to_csv(tmp_path / "all.csv", index=False)
+    events[events.event_idx.isin(bare[0].event_idx)].to_csv(tmp_path / "some.csv", index=False)
+    for test in ("test.csv", "two.csv"):
+        joined = calibrate(tmp_path / "val.csv", tmp_path / test, manifest=tmp_path / "all.csv", n_boot=200)
+        assert not [x for x in joined["sentences"] if "names no bouts" in x]
+        assert joined["before"]["test"]["intervals"]["roc_auc"]["n_units"] == halves[1].bout_id.nunique()
+    some = calibrate(tmp_path / "val.csv", tmp_path / "test.csv", manifest=tmp_path / "some.csv", n_boot=100)["sentences"][-1]
+    none = calibrate(tmp_path / "val.csv", tmp_path / "test.csv", n_boot=100)["sentences"][-1]
+    assert some == "The table of test names no bouts, and its events are not in the manifest that was given: its intervals take events for independent and are too narrow. Give a manifest that holds them too."
+    assert none == "The tables of validation and test name no bouts: their intervals take events for independent and are too narrow. Give the events with --manifest."
+
+
+def test_the_adaptive_error_has_its_interval(halves):
+    ends = calibrate(halves[0], n_boot=200)["before"]["validation"]["intervals"]["adaptive_ece"]
+    assert ends["low"] < adaptive_ece(halves[0]) < ends["high"] and ends["unit"] == "bout"
+
+
 def test_missing_and_broken_tables_are_named(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         calibrate(tmp_path / "none.csv")

@@ -1,4 +1,6 @@
 "09_confounds: a shortcut that is there is found, one that is not there is not, and what cannot be done says why."
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,7 @@ from crosssuck.confounds import (
     Shown,
     all_events,
     around_row,
+    auc_row,
     ask_again,
     background_draws,
     background_row,
@@ -29,8 +32,10 @@ from crosssuck.confounds import (
     rank_auc,
     repeat_row,
     shown_panel,
+    spread_row,
 )
 from crosssuck.core import UserError, make_config, open_run, read_json, write_csv, write_json
+from crosssuck.metrics import read_predictions
 from crosssuck.simulation import tiny_events, tiny_predictions, tiny_study
 
 
@@ -135,6 +140,73 @@ def test_duplicates_cast_doubt_only_across_the_sides(sides):
     twice = val.iloc[[0]].assign(event_idx=90_001)
     within, across = duplicate_row(train, pd.concat([val, twice], ignore_index=True)), duplicate_row(pd.concat([train, twice], ignore_index=True), val)
     assert (within["figure"], within["doubt"]) == (1, False) and across["figure"] >= 1 and across["doubt"]
+
+
+def test_spread_between_videos_rarely_cries_wolf_and_hears_the_wolf():
+    "Most videos hold one bout and a few hold several, as in E1's validation; an interval by the jackknife cries wolf in 9 of 100 there."
+    rng, doubts = np.random.default_rng(5), {"nothing": [], "videos": []}
+    for _ in range(200):
+        video = np.repeat(np.arange(20), rng.geometric(0.7, 20))
+        n = len(video)
+        val = pd.DataFrame({"group": 1, "day": 1, "camera_id": "8", "video_filename": video.astype(str), "bout_id": np.arange(n).astype(str)})
+        label, noise = np.where(rng.random(n) < 0.3, "tail", "ear"), rng.normal(size=n)
+        for name, score in (("nothing", noise), ("videos", 0.2 * noise + 2 * rng.normal(size=20)[video])):
+            doubts[name].append(spread_row(pd.DataFrame({"true_label": label, "prob_tail": 1 / (1 + np.exp(-score))}), val, n_perm=119)["doubt"])
+    assert np.mean(doubts["nothing"]) <= 0.05 and np.mean(doubts["videos"]) > 0.9
+
+
+def test_spread_says_its_p(sides):
+    r = spread_row(read_predictions(tiny_predictions(sides[1], 0.8), sides[1]), sides[1].assign(video_filename=[f"h{int(s // 14400)}.mp4" for s in sides[1].start_s]))
+    assert re.search(r"p = \d\.\d\d\d", r["means"])
+
+
+def pairs_table(n_cells, rng, mixed=None):
+    "Cells of six bouts, one of them with a tail in the first `mixed` cells, scores of nothing."
+    cell, bout = np.repeat(np.arange(n_cells), 12), np.repeat(np.arange(6 * n_cells), 2)
+    tail = (bout % 6 == 0) & (cell < (n_cells if mixed is None else mixed))
+    score = rng.normal(size=6 * n_cells)[bout] + 0.5 * rng.normal(size=len(bout))
+    return pd.DataFrame({"true_label": np.where(tail, "tail", "ear"), "bout_id": bout.astype(str), "prob_tail": 1 / (1 + np.exp(-score))}), pd.Series(cell)
+
+
+def test_pairs_within_a_cell_are_counted_where_both_behaviours_are():
+    table, cell = pairs_table(30, np.random.default_rng(0), mixed=7)
+    few = auc_row("x", table, table.prob_tail, "clear", "unclear", within=cell, n_boot=200)
+    assert few["figure"] is not None and few["low"] is None and few["unit"] == "7 bouts with a tail, 7 cells" and few["n"] == 84 and not few["doubt"]
+    assert few["means"] == "Only 7 bouts with a tail lie in a cell that holds both behaviours, fewer than 8: these events cannot tell."
+    table, cell = pairs_table(30, np.random.default_rng(0), mixed=20)
+    enough = auc_row("x", table, table.prob_tail, "clear", "unclear", within=cell, n_boot=200)
+    assert enough["unit"] == "20 bouts with a tail, 20 cells" and enough["low"] < enough["figure"] < enough["high"]
+    right = auc_row("x", table, table.true_label == "tail", "clear", "unclear", within=cell, n_boot=100)
+    assert right["figure"] == 1 and right["high"] == pytest.approx(1) and 0.8 < right["low"] < 0.9 and right["means"] == "clear"  # 20 of 20, Wilson
+    place = auc_row("x", table, cell, "clear", "unclear", within=cell, n_boot=100)
+    assert place["figure"] == place["low"] == place["high"] == 0.5 and not place["doubt"]
+
+
+def test_ranks_within_cells_are_those_of_each_cell_alone():
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        n = int(rng.integers(1, 60))
+        y, score, cell = rng.random(n) < 0.3, rng.integers(0, 6, n) / 6, rng.integers(0, 5, n)
+        won = pairs = 0.0
+        for c in set(cell):
+            d = score[(cell == c) & y][:, None] - score[(cell == c) & ~y]
+            won, pairs = won + (d > 0).sum() + (d == 0).sum() / 2, pairs + d.size
+        assert rank_auc(y, score, cell) == pytest.approx(won / pairs if pairs else np.nan, nan_ok=True)
+
+
+def test_pairs_within_a_cell_rarely_cry_wolf():
+    rng, alarms = np.random.default_rng(1), []
+    for _ in range(120):
+        table, cell = pairs_table(20, rng)
+        alarms.append(auc_row("x", table, table.prob_tail, "", "", within=cell, n_boot=300)["doubt"])
+    assert np.mean(alarms) <= 0.05
+
+
+@pytest.mark.lab
+def test_pairs_of_one_video_in_e1_rest_on_twenty_tail_bouts(lab):
+    panel = confounds(lab / "E1/predictions_val.csv", lab / "train_v4.csv", lab / "val_v4.csv", n_boot=100).set_index("what")
+    assert panel.unit["the model, pairs of one video"].startswith("20 bouts with a tail, ") and panel.n["the model, pairs of one video"] == 87
+    assert panel.unit["the model, pairs of one group"] == "31 bouts with a tail, 4 groups" and panel.unit["the model, all pairs"] == "176 bouts"
 
 
 # group by group

@@ -1,14 +1,17 @@
 "07_eval: reports that cannot be misread, criteria decided with intervals, comparisons without winners inside the noise."
+import itertools
 import json
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import f1_score
 
 from calling import call
 from crosssuck.core import RunFolder, UserError, make_config, open_run, read_json, sha256_file
 from crosssuck.eval import (
+    MOOD,
     NEXT,
     WORKS,
     align,
@@ -34,6 +37,7 @@ from crosssuck.eval import (
     failure_browser,
     failures,
     film_strips,
+    first_screen,
     flip_test,
     headline,
     judge,
@@ -45,12 +49,15 @@ from crosssuck.eval import (
     paired,
     paired_judged,
     predict_left_out,
+    run_criteria,
     seed_noise,
     standing_figure,
+    trained,
     unsaid_table,
     usual_table,
 )
-from crosssuck.metrics import point_metrics, read_predictions
+from crosssuck.metrics import call as metrics_call
+from crosssuck.metrics import point_metrics, read_predictions, verdict
 from crosssuck.simulation import tiny_events, tiny_predictions, tiny_study
 
 QUICK = {"n_boot": 200, "n_perm": 99}
@@ -107,7 +114,8 @@ def test_february_table_to_its_printed_digits_and_what_it_did_not_say(lab, tmp_p
     assert re.fullmatch(r"0\.490 \(95 % interval 0\.3\d\d to 0\.6\d\d\), over 176 bouts", more["this model"]["ROC AUC: tail above ear"])
     assert more["this model"]["average precision"].startswith("0.115") and "0.105" in more["beside it"]["average precision"]
     assert "always answering ear: 0.472" in more["beside it"]["macro F1"] and more.index.str.startswith("metadata alone, fitted on training: hour, day, camera").sum() == 2
-    assert more["this model"]["labels of whole bouts exchanged"].startswith("p = 0.") and "shuffles" in more["beside it"]["labels of whole bouts exchanged"]
+    shuffled = more.loc["labels of whole bouts exchanged"]
+    assert shuffled["this model"].startswith("p = 0.") and re.fullmatch(r"such shuffled labels give 0\.4\d\d on average; in \d\d % of \d+ shuffles the ROC AUC is at least as high as this model has it", shuffled["beside it"])
     words = page_text(tmp_path / "report.html")
     for what in (*usual, *more["this model"], *more["beside it"]):
         assert what in words, what
@@ -222,16 +230,19 @@ def test_bad_tables_are_refused_and_leave_no_half_report(sides, good, tmp_path, 
 
 
 def test_every_call_has_its_words():
-    assert set(WORKS) - {"at_chance, roughly"} | {"above_chance, roughly", "above_chance, test"} == set(NEXT)
+    assert set(WORKS) - {"at_chance, roughly"} | {"above_chance, roughly", "above_chance, test", "undecided, no bouts"} == set(NEXT) and set(MOOD) == set(WORKS) - {"at_chance, roughly"}
     wide = {"call": "above_chance", "support": {"tail": 12}, "intervals": {"roc_auc": {"low": 0.55, "high": 0.9}}}
     assert "12 of them" in next_step(wide)[1] and "35 of 100" in next_step(wide)[1]
 
 
-@pytest.mark.parametrize(("call", "low", "high", "works", "sure"), [
-    ("at_chance", 0.36, 0.62, "No.", "a useful model is ruled out"), ("at_chance", 0.36, 0.85, "Not shown.", "not ruled out"), ("worse", 0.1, 0.3, "No: it has the two", "Sure."),
-    ("not_beyond_metadata", 0.62, 0.8, "Not shown to see", "beats guessing."), ("above_chance", 0.55, 0.9, "Better than guessing.", "not by how much"), ("above_chance", 0.8, 0.9, "Better than guessing.", "beats guessing.")])
-def test_the_five_answers_follow_the_call(sides, good, call, low, high, works, sure):
+@pytest.mark.parametrize(("call", "low", "high", "p", "works", "sure"), [
+    ("at_chance", 0.36, 0.62, 0.4, "No.", "a useful model is ruled out"), ("at_chance", 0.36, 0.85, 0.4, "Not shown.", "not ruled out"),
+    ("at_chance", 0.49, 0.68, 0.013, "Not shown.", "do not agree"), ("at_chance", 0.49, 0.75, 0.013, "Not shown.", "not ruled out"), ("at_chance", 0.51, 0.66, 0.03, "Not shown.", "do not agree"),
+    ("worse", 0.1, 0.3, 0.99, "No: it has the two", "Sure."), ("not_beyond_metadata", 0.62, 0.8, 0.01, "Not shown to see", "beats guessing."),
+    ("above_chance", 0.55, 0.9, 0.01, "Better than guessing.", "not by how much"), ("above_chance", 0.8, 0.9, 0.01, "Better than guessing.", "beats guessing.")])
+def test_the_five_answers_follow_the_call(sides, good, call, low, high, p, works, sure):
     facts = evaluate(good, sides[1], sides[0], **QUICK) | {"call": call}
+    facts["permutation"]["p_value"] = p
     facts["intervals"]["roc_auc"] |= {"low": low, "high": high}
     a = answers(facts).answer
     assert a[0].startswith(works) and sure in a[1] and len(a) == 5 and (a != "").all()
@@ -239,11 +250,70 @@ def test_the_five_answers_follow_the_call(sides, good, call, low, high, works, s
 
 
 def test_the_five_answers_of_a_wide_interval_do_not_condemn(sides, coin):
-    few = coin[coin.bout_id.isin(coin[coin.true_label == "tail"].bout_id.unique()[:10]) | (coin.true_label == "ear")]
+    few = coin[coin.bout_id.isin(coin[coin.true_label == "tail"].bout_id.unique()[:8]) | (coin.true_label == "ear")]
     facts = evaluate(few, sides[1], **QUICK)
-    assert facts["call"] == "at_chance"
-    if facts["intervals"]["roc_auc"]["high"] >= 0.7:
-        assert answers(facts).answer[0] == "Not shown." and "no training table" in answers(facts).because[3]
+    assert facts["call"] == "at_chance" and facts["intervals"]["roc_auc"]["high"] >= 0.7
+    assert answers(facts).answer[0] == "Not shown." and "no training table" in answers(facts).because[3]
+
+
+def test_a_failed_proof_is_no_proof_of_failure(sides, good, tmp_path):
+    "An interval that just holds 0.5 where chance hardly gets there: neither the verdict nor the page may say no."
+    facts = evaluate(good, sides[1], sides[0], **QUICK)
+    facts["metrics"]["roc_auc"], facts["permutation"]["p_value"] = 0.601, 0.013
+    facts["intervals"]["roc_auc"] |= {"low": 0.49, "high": 0.68}
+    facts |= {"call": metrics_call(facts), "verdict": verdict(facts)}
+    shown = first_screen(facts)
+    words = f"{shown[0]['word']} {shown[0]['text']} " + " ".join(answers(facts)[["answer", "because"]].to_numpy().ravel())
+    assert facts["call"] == "at_chance" and "not shown to tell" in words and "in only 1.3 % of the shuffles" in words and shown[0]["mood"] == "open"
+    assert not [w for w in ("no better than", "ruled out", "No.") if w in words]
+    facts["permutation"]["p_value"] = 0.39
+    assert "no better than a coin" in verdict(facts)
+
+
+def test_one_answer_for_every_event_is_a_verdict_of_its_own(sides, good, tmp_path):
+    flat = good.assign(prob_tail=0.5, prob_ear=0.5, pred_label="tail")
+    for manifest in (sides[1], None):
+        facts = evaluate(flat if manifest is not None else flat.drop(columns="bout_id"), manifest, sides[0], tmp_path, **QUICK)
+        said = answers(facts).set_index("question")
+        assert facts["call"] == "constant" and facts["verdict"].startswith(f"One answer for all: this model gives each of the {len(good)} events the same probability and calls them all tail")
+        assert said.answer["Does it work?"] == "No: it gives one answer for every event." and "training" in said.answer["What next?"]
+        assert not [w for w in ("Score more", "undecided", "Cannot be told") if w in said.to_string() + page_text(tmp_path / "report.html")]
+    ears = evaluate(flat[flat.true_label == "ear"], **QUICK)
+    assert ears["call"] == "undecided"  # one class alone: what is missing comes first
+
+
+def test_unknown_bouts_send_for_the_manifest_and_not_for_more_events(good, tmp_path):
+    facts = evaluate(good.drop(columns="bout_id"), out=tmp_path, **QUICK)
+    word, why = next_step(facts)
+    assert word == "Give the events with --manifest." and "Score more" not in page_text(tmp_path / "report.html") and "bout" in why
+    assert "give the events with --manifest" in facts["verdict"]
+
+
+@pytest.mark.lab
+def test_e1_without_its_events_asks_for_them(lab):
+    facts = evaluate(lab / "E1/predictions_val.csv", **QUICK)
+    assert facts["call"] == "undecided" and next_step(facts)[0] == "Give the events with --manifest." and answers(facts).answer[3] == "Not known: there is no interval."
+
+
+@pytest.mark.parametrize("label", ["ear", "tail"])
+def test_one_class_beats_nothing_because_there_is_nothing_to_beat(good, label):
+    said = answers(evaluate(good[good.true_label == label], **QUICK)).set_index("question")
+    other = "tail" if label == "ear" else "ear"
+    assert said.answer["Better than what?"] == f"There is nothing to compare: no {other} event." and "beats none" not in said.to_string()
+
+
+@pytest.mark.parametrize("which", ["predictions", "left out"])
+def test_a_logit_that_is_missing_is_named_and_nothing_is_written(sides, good, tmp_path, which):
+    odds = np.linspace(-1, 1, 20)
+    odd = pd.DataFrame({"event_idx": range(9000, 9020), "true_label": "teat", "prob_tail": 1 / (1 + np.exp(-odds)), "logit_ear": -odds / 2, "logit_tail": odds / 2, "bout_id": ""}).assign(prob_ear=lambda t: 1 - t.prob_tail)
+    own = good.assign(logit_ear=-1.0, logit_tail=1.0).reset_index(drop=True)
+    bad = own if which == "predictions" else odd
+    bad.loc[3, "logit_tail"] = np.nan
+    own.to_csv(tmp_path / "p.csv", index=False)
+    odd.to_csv(tmp_path / "odd.csv", index=False)
+    sides[1].to_csv(tmp_path / "val.csv", index=False)
+    said = call("evaluate", tmp_path / "p.csv", "--manifest", tmp_path / "val.csv", "--left-out", tmp_path / "odd.csv", "--out", tmp_path / "out", code=1)
+    assert said.count("\n") == 1 and f"{'p' if which == 'predictions' else 'odd'}.csv, line 5: logit_tail is nan" in said and not (tmp_path / "out").exists()
 
 
 def test_cells_hold_every_event_once_and_small_ones_no_figure(good):
@@ -340,6 +410,18 @@ def test_the_browser_goes_through_the_failures(coin, monkeypatch):
     assert "no failure" in failure_browser(coin.assign(prob_tail=(coin.true_label == "tail") * 0.9 + 0.05), {}).widget.children[2].value
 
 
+@pytest.mark.lab
+def test_the_other_behaviour_at_the_same_time_is_found_on_the_labs_tables(lab, tmp_path):
+    facts = evaluate(lab / "E1/predictions_val.csv", lab / "val_v4.csv", out=tmp_path, **QUICK)
+    cells = {c["cell"]: c["events"] for c in facts["cells"] if c["by"] == "the other behaviour in the event or within 3 s of it"}
+    assert cells == {"yes": 6, "no": 355} and "other class overlap s" in page_text(tmp_path / "report.html").replace("_", " ")
+
+
+def test_abstaining_that_is_not_shown_to_help_is_not_shown_to_fail(sides, coin, tmp_path):
+    evaluate(coin, sides[1], out=tmp_path, **QUICK)
+    assert "Not shown to be better than always answering ear on the same events" in page_text(tmp_path / "report.html")
+
+
 # criteria
 
 @pytest.mark.parametrize(("low", "high", "answer"), [(0.36, 0.9, "met"), (0.1, 0.34, "not met"), (0.1, 0.9, "cannot be told from n = 12")])
@@ -408,8 +490,42 @@ def test_differences_change_sign_with_the_order(good, coin):
 def test_shares_of_events_add_up_to_the_metric(good):
     is_tail = (good.true_label == "tail").to_numpy()
     shares, point = event_shares(is_tail, good.prob_tail.to_numpy()), point_metrics(is_tail, good.prob_tail)
-    for m in ("roc_auc", "recall_tail", "recall_ear", "brier"):
+    assert set(shares) == {"roc_auc", "recall_tail", "recall_ear", "brier"}  # macro F1 is no sum over events and has a test of its own
+    for m in shares:
         assert shares[m].sum() == pytest.approx(point[m])
+
+
+def test_the_p_of_macro_f1_is_that_of_macro_f1_itself():
+    "All 256 ways to exchange two models' answers in eight bouts, macro F1 by scikit-learn."
+    rng = np.random.default_rng(4)
+    code, truth = np.repeat(np.arange(8), 9), np.where(rng.random(72) < 0.25, "tail", "ear")
+    tables = [pd.DataFrame({"true_label": truth, "prob_tail": np.clip((truth == "tail") * gain + rng.random(72) * 0.62, 0, 1), "bout_id": code.astype(str)}) for gain in (0.3, 0.12)]
+    called = [(t.prob_tail >= 0.5).to_numpy() for t in tables]
+
+    def gap(swap):
+        a, b = (np.where(swap[code], y, x) for x, y in (called, called[::-1]))
+        return f1_score(truth == "tail", a, average="macro") - f1_score(truth == "tail", b, average="macro")
+
+    exact = np.mean([abs(gap(np.array(s))) >= abs(gap(np.zeros(8, bool))) - 1e-12 for s in itertools.product([False, True], repeat=8)])
+    found = paired(*tables, n_boot=50, n_perm=20_000)["macro_f1"]
+    assert found["difference"] == pytest.approx(gap(np.zeros(8, bool))) and found["p_value"] == pytest.approx(exact, abs=0.012)
+    right = [(c == (truth == "tail")) / np.where(truth == "tail", (truth == "tail").sum(), (truth == "ear").sum()) / 2 for c in called]
+    assert abs(flip_test(right[0] - right[1], code, 20_000) - exact) > 0.03  # the mean of the recalls has another
+
+
+def test_the_p_of_macro_f1_over_seeds_flips_what_is_printed(sides):
+    "One model against two seeds: the difference of means, re-derived draw by draw."
+    tables = [read_predictions(tiny_predictions(sides[1], auc, seed=s), sides[1]) for auc, s in ((0.8, 1), (0.7, 2), (0.75, 3))]
+    judged, code = [judge(t, 50) for t in tables], pd.factorize(tables[0].bout_id)[0]
+    truth, called = (tables[0].true_label == "tail").to_numpy(), [(t.prob_tail >= 0.5).to_numpy() for t in tables]
+    swap = np.random.default_rng(0).integers(0, 2, (30, code.max() + 1)).astype(bool)
+
+    def gap(s):
+        return np.mean([f1_score(truth, np.where(s[code], y, called[0]), average="macro") - f1_score(truth, np.where(s[code], called[0], y), average="macro") for y in called[1:]])
+
+    observed, null = gap(np.zeros(code.max() + 1, bool)), np.array([gap(s) for s in swap])
+    found = paired_judged(judged[:1], judged[1:], n_perm=30, seed=0)["macro_f1"]
+    assert found["difference"] == pytest.approx(observed) and found["p_value"] == pytest.approx((1 + (abs(null) >= abs(observed) - 1e-12).sum()) / 31)
 
 
 def test_sign_flip_keeps_its_word_where_bouts_are_alike():
@@ -623,6 +739,23 @@ def test_the_page_of_a_run_has_strips_and_cards(run, tmp_path):
         evaluate(run / "test_predictions.csv", run=tmp_path, **QUICK)
 
 
+def test_the_page_of_a_run_reads_its_history_and_how_its_epoch_was_chosen(run, tmp_path):
+    study, by = tiny_study(), "training without NaN or collapse"
+    evaluate_run(run, device="cpu", **QUICK)
+    past = history([0.5, 0.4, 0.0]) | {"val_tail_f1": [0.1, 0.2, 0.3], "val_roc_auc": [0.9, 0.6, 0.5]}
+    (run / "training_history.json").write_text(json.dumps(past))
+    for select, answer in (("f1_tail", "not met"), ("roc_auc", "not met")):
+        text = re.sub("select_by: .*", f"select_by: {select}", (run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(text)
+        evaluate(run / "predictions_agg.csv", study / "split/val.csv", out=tmp_path / select, **QUICK)
+        words = page_text(tmp_path / select / "report.html")
+        assert by in words and answer in words[words.index(by):][:200] and "no training history" not in words[words.index(by):][:200], words[words.index(by):][:200]
+    assert trained(run) == {"history": past, "select_by": "roc_auc"} and trained(None) == {}
+    (run / "config.yaml").write_text(re.sub("select_by: .*\n", "\n", (run / "config.yaml").read_text()))
+    with pytest.raises(KeyError):  # a resolved config names it; none is made up
+        run_criteria([run])
+
+
 def test_strips_are_those_of_the_event(run):
     study = tiny_study()
     idx = [int(pd.read_csv(study / f"split/{side}.csv").event_idx[0]) for side in ("val", "test_ood")]
@@ -655,9 +788,22 @@ def test_a_card_names_what_is_missing_and_what_was_found(run):
     (run / "best.ckpt").unlink()
     card = model_card(run)[0].set_index("what")["is"]
     assert card["checkpoint"] == "not there" and card["on validation"] == card["on test"] == "not scored" and card["chosen by"] == "no history"
-    (run.path / "calibration").mkdir()
-    (run / "calibration/calibration.json").write_text(json.dumps({"sentences": ["Leave the scores as they are."]}))
-    assert model_card(run)[0].set_index("what")["is"]["calibration"] == "Leave the scores as they are."
+    assert "temperature" not in card and "calibration error on validation" not in card
+
+
+def test_the_card_tells_the_calibration_with_bins_interval_and_temperature(run, sides, good, coin):
+    from crosssuck.calibration import calibrate
+    for table, words in ((good, "fitted on validation, takes the log loss"), (coin, "No temperature: the scores do not tell tail from ear")):
+        facts = evaluate(table, sides[1], **QUICK)
+        for name in ("metrics.json", "test_metrics.json"):
+            (run.path / "metrics").mkdir(exist_ok=True)
+            (run / f"metrics/{name}").write_text(json.dumps(facts))
+        told = calibrate(table, table, run.path / "calibration", n_boot=200)
+        card = model_card(run)[0].set_index("what")["is"]
+        ends = facts["intervals"]["ece"]
+        assert card["calibration error on validation"] == card["calibration error on test"]
+        assert card["calibration error on test"].startswith(f"ECE {facts['metrics']['ece']:.3f} (95 % interval {ends['low']:.3f} to {ends['high']:.3f}), 10 bins of equal width")
+        assert words in card["temperature"] and card["calibration"] == told["sentences"][0]
 
 
 @pytest.mark.lab
@@ -725,7 +871,8 @@ def test_a_baseline_counts_as_beaten_only_with_its_interval(sides, good, coin):
 def test_recall_at_epoch_eight_is_a_share_with_an_interval(recall, answer):
     val = {"n": 300, "support": {"ear": 260, "tail": 40}, "metrics": {}, "intervals": {}}
     row = criteria(val, None, history([0.2] * 7 + [recall] + [0.2] * 3)).set_index("criterion").loc["tail recall on validation by epoch 8"]
-    assert row.answer == answer and ("above that range" in row.found) == (recall == 0.9)
+    assert row.answer == answer and ("above the 0.30 to 0.50 that was expected" in row.found) == (recall == 0.9)
+    assert row.asked == "at least 0.30 (0.30 to 0.50 was expected)"
 
 
 # the verbs

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from crosssuck import metrics
+from crosssuck import manifest, metrics
 from crosssuck.core import UserError, read_json, write_csv, write_json
 from crosssuck.metrics import (
     METHOD,
@@ -442,7 +442,8 @@ def test_p_values_are_honest():
     p = np.array([permutation_test(*study(100, 0, rng, alike=.8), n_perm=99)["p_value"] for _ in range(250)])
     assert (p <= .05).mean() < .085 and .42 < p.mean() < .58 and p.min() >= .01
     y, score, b = study(100, 3, rng)
-    assert permutation_test(y, score, b, n_perm=199) == {"metric": "roc_auc", "p_value": 1 / 200, "n": 199}
+    null = permutation_null(y, score, b, n_perm=199)
+    assert permutation_test(y, score, b, n_perm=199) == {"metric": "roc_auc", "p_value": 1 / 200, "n": 199, "mean": pytest.approx(null.mean())} and abs(null.mean() - .5) < .05
 
 
 # ---- tables in
@@ -489,6 +490,8 @@ def test_bouts_of_the_whole_study_win(predictions, events):
     (lambda t: t.assign(prob_teat=.1), "a third class, 'prob_teat'"),
     (lambda t: t.drop(columns=["prob_ear", "prob_tail"]), "no column 'prob_tail'; give a probability of tail"),
     (lambda t: t.drop(columns="true_label"), "no column 'true_label'; add it, or add event_idx and give the events"),
+    (lambda t: t.assign(logit_tail=t.logit_tail.where(t.index != 3)), "line 5: logit_tail is nan: is missing"),
+    (lambda t: t.assign(logit_ear=t.logit_ear.where(t.index != 3, np.inf)), "line 5: logit_ear is inf: is no finite number"),
     (lambda t: t.assign(event_idx=7), "event_idx is 7: stands there twice"),
     (lambda t: t.head(0), "no predictions in it"),
     (lambda t: t.assign(prob_tail=t.prob_tail.astype(str).where(t.index != 3, "high")), "prob_tail is 'high', not a number"),
@@ -555,7 +558,7 @@ def test_small_and_one_sided_tables(events):
     s = summarise(read_predictions(tiny_predictions(ten, auc=.99), ten))
     assert first(s).startswith("Cannot be told: with 3 tail events and 7 ear events") and "no interval" in first(s)
     unknown = summarise(read_predictions(tiny_predictions(events)).drop(columns="bout_id"))
-    assert "give the manifest" in first(unknown) and not unknown["intervals"] and unknown["metrics"]["roc_auc"] > .7
+    assert first(unknown).startswith("Cannot be told yet: the bouts are not known: give the events with --manifest") and not unknown["intervals"] and unknown["metrics"]["roc_auc"] > .7
 
 
 def test_a_wide_interval_does_not_condemn():
@@ -563,6 +566,45 @@ def test_a_wide_interval_does_not_condemn():
     s = summarise(as_table(y, p, b), n_boot=400, n_perm=200)
     assert s["call"] == "at_chance" and s["intervals"]["roc_auc"]["high"] >= .7
     assert first(s).startswith("At chance, as far as ") and "nor is a useful model ruled out" in first(s)
+
+
+@pytest.mark.parametrize(("low", "high", "p", "words"), [
+    (.40, .62, .39, "no better than a coin ("), (.40, .75, .39, "nor is a useful model ruled out"), (.49, .68, .013, "in only 1.3 % of the shuffles: it stays open"),
+    (.49, .75, .013, "nor is a useful model ruled out"), (.40, .66, .049, "in only 4.9 % of the shuffles"), (.51, .66, .03, "though the interval lies above 0.5: it stays open")])
+def test_no_better_than_a_coin_is_said_only_where_it_is_shown(predictions, low, high, p, words):
+    s = summarise(predictions, n_boot=50, n_perm=20)
+    s["intervals"]["roc_auc"] |= {"low": low, "high": high}
+    s["permutation"]["p_value"] = p
+    assert metrics.call(s) == "at_chance" and words in verdict(s) and ("no better than a coin" in verdict(s)) == (p == .39 and high < .7) == metrics.ruled_out(s)
+
+
+def test_one_probability_for_all_is_a_call_of_its_own(predictions):
+    flat = predictions.assign(prob_tail=.3, prob_ear=.7)
+    for t in (flat, flat.drop(columns="bout_id")):
+        s = summarise(t, n_boot=50, n_perm=20)
+        assert s["call"] == "constant" and s["n_scores"] == 1 and first(s).startswith("One answer for all") and "calls them all ear" in first(s)
+    nearly = flat.assign(prob_tail=flat.prob_tail.where(flat.index != flat.index[0], .31))
+    assert summarise(nearly, n_boot=50, n_perm=20)["call"] != "constant"
+
+
+# ---- the other behaviour at the same time
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 60), st.integers(0, 15), st.sampled_from(["ear", "tail", "teat"])), max_size=25), st.sampled_from([0.0, 3.0]))
+def test_the_other_behaviour_is_measured_as_the_manifest_does(rows, pad_s):
+    t = pd.DataFrame(rows, columns=["group", "start_s", "duration_sec", "behavior"]).assign(day=1)
+    t = t.assign(start_s=t.start_s.astype(float), end_s=t.start_s + t.duration_sec + 1.0)
+    np.testing.assert_allclose(metrics.other_class_overlap(t, pad_s), manifest.other_class_overlap(t, pad_s))
+
+
+def test_a_manifest_that_does_not_say_it_is_asked_for_its_times(predictions, events):
+    bare = predictions.drop(columns="other_class_overlap_s")
+    silent = events.drop(columns="other_class_overlap_s")
+    every = read_predictions(bare, silent)
+    own = manifest.other_class_overlap(events).set_axis(events.event_idx)
+    assert every.other_class_overlap_s.tolist() == own[every.event_idx].tolist() and (every.other_class_overlap_s > 0).any()
+    assert read_predictions(bare, events).other_class_overlap_s.tolist() == events.set_index("event_idx").other_class_overlap_s[bare.event_idx].tolist()  # said: taken
+    assert read_predictions(predictions.assign(other_class_overlap_s=7.0), silent).other_class_overlap_s.eq(7).all()
 
 
 def test_metrics_json_is_json_and_tells_the_same(predictions, events, tmp_path):
