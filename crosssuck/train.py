@@ -601,8 +601,6 @@ def ready(
 ) -> tuple[Classifier, Callable, torch.optim.Optimizer, AveragedModel | None]: # on the device; what is called; optimiser; average
     "Bring a model to the device as the config says: layout of its memory, compiled or not, optimiser, average."
     optim = config.optim
-    if not 0 <= optim.ema < 1:
-        raise UserError(f"is {optim.ema}, not from 0 to below 1", where="optim.ema", remedy="give e.g. 0.999, or 0 for none")
     model.to(machine.device, memory_format=torch.channels_last_3d if optim.channels_last else torch.preserve_format)
     torch.backends.cudnn.benchmark = machine.device.type == "cuda"  # the same shapes come again and again
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate(optim, 0), weight_decay=optim.weight_decay,
