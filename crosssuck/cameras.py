@@ -35,7 +35,7 @@ import yaml
 from pydantic import ConfigDict, field_validator
 from pydantic.dataclasses import dataclass
 
-from .core import CLASSES, COLOUR, UserError, atomic_path, figure_png, map_path, progress, read_table, read_yaml, write_csv
+from .core import CLASSES, COLOUR, UserError, atomic_path, figure_png, map_path, progress, read_table, read_yaml, write_csv, write_together
 from .manifest import check_table, events_schema, parse_date, read_closed
 from .video import encode_film, picture_grid, probe, read_frames
 
@@ -43,7 +43,7 @@ from .video import encode_film, picture_grid, probe, read_frames
 PATTERN = (r"^(?:(?:.*?/)?Group (?P<group>\d+) Day (?P<day>\d+)/)?(?:[^/]*/)*"
            r"(?P<recorder>[^/]+?)_ch(?P<camera>\d+)_(?:[^/]*_)?(?P<start>\d{14})_(?P<end>\d{14})\.[^./]+$")
 PARTS = ("group", "day", "camera")
-_closed = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+_closed = ConfigDict(extra="forbid", coerce_numbers_to_str=True, allow_inf_nan=False)
 
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class Naming:
@@ -132,7 +132,7 @@ def scan(
     known: pd.DataFrame | None = None, # an earlier inventory: a file of the same path, size and date is not opened again
     journal: str | os.PathLike | None = None, # takes down each opened file at once, so that a scan that was broken off goes on
     workers: int = 4,                  # files opened at a time
-) -> pd.DataFrame: # INVENTORY, a row a file; attrs: opened, unreadable, unnamed, residue
+) -> pd.DataFrame: # INVENTORY, a row a file; attrs: opened, unreadable, unnamed, residue (counts), why_unreadable (sentences)
     "Make an inventory of the segments on a drive, with what each file really holds."
     root, how = Path(os.path.abspath(video_root)), naming(pattern)
     files, residue = find_videos(root)
@@ -151,7 +151,7 @@ def scan(
         table[column] = pd.array([f[column] for f in facts], dtype=kind)
     table = _fill_ends(table.join(named))[list(INVENTORY)]
     unnamed = (table["start"] == "") | table["camera_id"].isna()
-    table.attrs = {"opened": len(new), "unreadable": int((~table["valid"]).sum()), "unnamed": int(unnamed.sum()), "residue": residue}
+    table.attrs = {"opened": len(new), "unreadable": int((~table["valid"]).sum()), "unnamed": int(unnamed.sum()), "residue": residue, "why_unreadable": _why(root, files, facts)}
     return check_table(table, inventory_schema, root)
 
 # %% ../nbs/02_cameras.ipynb #02-018
@@ -160,8 +160,13 @@ def _measure(path: Path) -> dict:
     try:
         v = probe(path)
         return {"nframes": v.n_frames, "fps": v.fps, "valid": True, "duration_s": v.duration_s, "width_px": v.width_px, "height_px": v.height_px}
-    except UserError:
-        return {"nframes": -1, "fps": -1.0, "valid": False, "duration_s": None, "width_px": None, "height_px": None}
+    except UserError as e:
+        return {"nframes": -1, "fps": -1.0, "valid": False, "duration_s": None, "width_px": None, "height_px": None, "why": e.what}
+
+def _why(root: Path, files: list[Path], facts: list[dict], most: int = 5) -> list[str]:
+    "Name the first files that cannot be read, each with the reason."
+    said = [f"{p.relative_to(root).as_posix()}: {f.get('why', 'cannot be read')}" for p, f in zip(files, facts, strict=True) if not f["valid"]]
+    return said[:most] + ([f"and {len(said) - most} more, where `valid` is False"] if len(said) > most else [])
 
 def _remembered(known: pd.DataFrame | None) -> dict:
     "Give what an earlier inventory knows of its readable files, by path, size and date (None where it has no date)."
@@ -508,10 +513,11 @@ def write_links(
     unlinked: pd.DataFrame,
     out: str | os.PathLike, # linked.csv
 ) -> Path: # the path of the linked events; beside it stands `<name>_unlinked.csv`
-    "Write linked and unlinked events."
+    "Write linked and unlinked events: both or none."
     out = Path(out)
-    write_csv(out.with_name(f"{out.stem}_unlinked.csv"), unlinked)
-    return write_csv(out, linked)
+    if out.is_dir():
+        raise UserError("a folder, where a file is to be written", where=out, remedy="give the name of a file, as linked.csv in it")
+    return write_together({out.with_name(f"{out.stem}_unlinked.csv"): unlinked, out: linked})
 
 # %% ../nbs/02_cameras.ipynb #02-056
 def invent_segments(

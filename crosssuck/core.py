@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['CLASSES', 'COLOUR', 'Count', 'Whole', 'Positive', 'Amount', 'Chance', 'Below1', 'Angle', 'Half', 'BACKBONE_NAMES',
            'LIBRARIES', 'STYLE', 'SIMULATED', 'UserError', 'project_root', 'at_root', 'atomic_path', 'write_text',
-           'write_json', 'write_csv', 'read_json', 'read_table', 'check_shape', 'sha256_file', 'hash_facts', 'map_path',
-           'same_file', 'DataConfig', 'WindowConfig', 'GeometryConfig', 'AugmentConfig', 'ModelConfig', 'LossConfig',
-           'OptimConfig', 'LoaderConfig', 'Config', 'parse_yaml', 'read_yaml', 'merge', 'nest', 'load_config',
-           'read_own', 'make_config', 'config_keys', 'config_dict', 'git_state', 'provenance', 'redact', 'RunFolder',
-           'open_run', 'same_run', 'progress', 'figure_png', 'as_block', 'write_page', 'find_ffmpeg', 'need_space']
+           'write_together', 'write_json', 'write_csv', 'as_json', 'as_csv', 'read_json', 'read_table', 'check_shape',
+           'sha256_file', 'hash_facts', 'map_path', 'same_file', 'DataConfig', 'WindowConfig', 'GeometryConfig',
+           'AugmentConfig', 'ModelConfig', 'LossConfig', 'OptimConfig', 'LoaderConfig', 'Config', 'parse_yaml',
+           'read_yaml', 'merge', 'nest', 'load_config', 'read_own', 'make_config', 'config_keys', 'config_dict',
+           'git_state', 'provenance', 'redact', 'RunFolder', 'open_run', 'same_run', 'progress', 'figure_png',
+           'as_block', 'write_page', 'find_ffmpeg', 'need_space']
 
 # %% ../nbs/00_core.ipynb #00-003
 import base64
@@ -79,21 +80,32 @@ def atomic_path(
     path: str | os.PathLike, # final place; its folder is made
 ) -> Iterator[Path]: # temporary path with the same ending, in the same folder
     "Write to a temporary name, replace the target on success, remove it on any failure."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=".part" + path.suffix, dir=path.parent)
-    os.close(fd)
-    tmp = Path(name)
+    path, tmp = Path(path), None
+    if path.is_dir():
+        raise UserError("a folder, where a file is to be written", where=path, remedy="give the name of a file")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=".part" + path.suffix, dir=path.parent)
+        os.close(fd)
+        tmp = Path(name)
         yield tmp
         tmp.chmod(0o666 & ~_umask())
         os.replace(tmp, path)
     except OSError as e:
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise UserError("the disk is full, nothing was written", where=path, remedy="free some space and run the same command again") from e
+        if fault := _unwritten(e, path, tmp):
+            raise fault from e
         raise
     finally:
-        tmp.unlink(missing_ok=True)
+        if tmp:
+            tmp.unlink(missing_ok=True)
+
+def _unwritten(e: OSError, path: Path, tmp: Path | None) -> UserError | None:
+    "Say of the file that was asked for, never of the hidden one, why it was not written; None where the fault is not about it."
+    if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError("the disk is full, nothing was written", where=path, remedy="free some space and run the same command again")
+    if tmp is None or str(e.filename) == str(tmp):
+        return UserError(f"cannot be written ({(e.strerror or str(e)).lower()})", where=path, remedy="check the path and its permissions")
+    return None
 
 def _umask() -> int:
     mask = os.umask(0)
@@ -104,19 +116,42 @@ def _umask() -> int:
 def write_text(path: str | os.PathLike, text: str) -> Path:
     "Write UTF-8 text atomically; returns the path."
     with atomic_path(path) as tmp:
-        with open(tmp, "w", encoding="utf-8", newline="\n") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
+        _fill(tmp, text)
     return Path(path)
 
+def _fill(tmp: Path, text: str) -> None:
+    with open(tmp, "w", encoding="utf-8", newline="\n") as f:
+        f.write(text)
+        f.flush()
+        os.fsync(f.fileno())
+
+def write_together(
+    files: dict[str | os.PathLike, object], # path -> a table (CSV) or facts (JSON); the last one vouches for the others
+) -> Path: # the last path
+    "Write files that belong together: all or none; the last is taken away before the first is replaced, and comes back when all are there."
+    texts = {Path(p): as_csv(x) if isinstance(x, pd.DataFrame) else as_json(x) for p, x in files.items()}
+    main = [*texts][-1]
+    with contextlib.ExitStack() as stack:
+        parts = {p: stack.enter_context(atomic_path(p)) for p in reversed(texts)}  # left, and so put in place, in the order of `files`
+        try:
+            for path, part in parts.items():
+                _fill(part, texts[path])
+        except OSError as e:
+            raise _unwritten(e, main, part) or e
+        main.unlink(missing_ok=True)
+    return main
+
+# %% ../nbs/00_core.ipynb #00-016
 def write_json(path: str | os.PathLike, facts: object) -> Path:
     "Write JSON atomically; a NaN is refused, since it is no JSON and no fact."
-    return write_text(path, json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n")
+    return write_text(path, as_json(facts))
 
 def write_csv(path: str | os.PathLike, table: pd.DataFrame) -> Path:
     "Write a table as CSV without its index, atomically."
-    return write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    return write_text(path, as_csv(table))
+
+def as_json(facts: object) -> str: return json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False, default=_plain) + "\n"
+def as_csv(table: pd.DataFrame) -> str: return table.to_csv(index=False, lineterminator="\n")
 
 def _plain(x):
     if is_dataclass(x): return asdict(x)
@@ -134,7 +169,7 @@ def read_json(path: str | os.PathLike) -> Any:
     except json.JSONDecodeError as e:
         raise UserError(f"not valid JSON ({e.msg})", where=f"{path}, line {e.lineno}", remedy="write it again") from None
 
-# %% ../nbs/00_core.ipynb #00-018
+# %% ../nbs/00_core.ipynb #00-019
 def read_table(
     path: str | os.PathLike,            # CSV with a header
     *,
@@ -157,7 +192,7 @@ def read_table(
         table[c] = _parse_number(table[c], c, path, whole=c in tuple(integer))
     return table
 
-# %% ../nbs/00_core.ipynb #00-019
+# %% ../nbs/00_core.ipynb #00-020
 def check_shape(
     text: str,     # of a CSV
     path: object,  # its name, for the error
@@ -190,7 +225,7 @@ def _trimmed(text: str, n: int) -> str:
     csv.writer(out, lineterminator="\n").writerows(row[:n] for row in csv.reader(io.StringIO(text, newline="")) if row)
     return out.getvalue()
 
-# %% ../nbs/00_core.ipynb #00-020
+# %% ../nbs/00_core.ipynb #00-021
 def _parse_number(column: pd.Series, name: str, path: Path, whole: bool) -> pd.Series:
     value = pd.to_numeric(column.where(column.str.strip() != ""), errors="coerce")
     wrong = value.isna() & (column.str.strip() != "") & (column.str.lower() != "nan")
@@ -201,7 +236,7 @@ def _parse_number(column: pd.Series, name: str, path: Path, whole: bool) -> pd.S
         raise UserError(f"{name} is {str(column[row])!r}, not a {'whole ' if whole else ''}number", where=f"{path}, line {row + 2}", remedy="correct that cell")
     return value.astype("int64") if whole else value.astype("float64")
 
-# %% ../nbs/00_core.ipynb #00-023
+# %% ../nbs/00_core.ipynb #00-024
 def sha256_file(path: str | os.PathLike) -> str:
     "Hash a file's bytes (SHA-256, hex)."
     with open(path, "rb") as f:
@@ -212,7 +247,7 @@ def hash_facts(facts: object, length: int = 16) -> str:
     text = json.dumps(facts, sort_keys=True, default=_plain, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
-# %% ../nbs/00_core.ipynb #00-026
+# %% ../nbs/00_core.ipynb #00-027
 def map_path(
     path: str,              # as a table holds it, in either world
     roots: dict[str, str],  # beginning of a path -> what stands there on this machine
@@ -231,7 +266,7 @@ def same_file(a: str, b: str) -> bool:
     "Tell whether two paths name the same file of a drive, as Windows would."
     return PureWindowsPath(a) == PureWindowsPath(b)
 
-# %% ../nbs/00_core.ipynb #00-029
+# %% ../nbs/00_core.ipynb #00-030
 _closed = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Count = Annotated[int, Field(ge=1, description="1 or more")]
@@ -245,7 +280,7 @@ Half = Annotated[float, Field(ge=0, le=0.5, description="from 0 to 0.5")]
 
 BACKBONE_NAMES = ("mvit_v2_s", "r3d_18", "mc3_18", "r2plus1d_18", "swin3d_t", "x3d_s", "x3d_m", "slowfast_r50", "mvit_tiny", "r2plus1d_tiny")  # what `model.BACKBONES` builds
 
-# %% ../nbs/00_core.ipynb #00-030
+# %% ../nbs/00_core.ipynb #00-031
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class DataConfig:
     "Which events, which clips, which split."
@@ -275,7 +310,7 @@ class GeometryConfig:
     roi_context: Positive = 1.0         # `roi`: side of the square over the longer side of the box
     roi_from: Literal["source", "clip"] = "source" # `roi`: refuse a clip smaller than its source (proxies), or cut from it all the same
 
-# %% ../nbs/00_core.ipynb #00-031
+# %% ../nbs/00_core.ipynb #00-032
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class AugmentConfig:
     "Random changes in training; each is drawn once a clip and applied to all of its frames."
@@ -308,7 +343,7 @@ class LossConfig:
     balanced_sampling: bool = True      # as many tail as ear draws in an epoch
     allow_stacked: bool = False         # let three corrections of the imbalance work at once
 
-# %% ../nbs/00_core.ipynb #00-032
+# %% ../nbs/00_core.ipynb #00-033
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class OptimConfig:
     "Optimiser, schedule, stopping."
@@ -329,7 +364,7 @@ class OptimConfig:
     channels_last: bool = False         # memory with the channels last: faster for convolutions on a GPU
     select_by: Literal["macro_f1", "roc_auc", "average_precision", "f1_tail"] = "macro_f1"
 
-# %% ../nbs/00_core.ipynb #00-033
+# %% ../nbs/00_core.ipynb #00-034
 @dataclass(frozen=True, config=_closed, kw_only=True)
 class LoaderConfig:
     "How windows reach the loop."
@@ -355,7 +390,7 @@ class Config:
     study: Literal["none", "ablation"] = "none" # `ablation` allows `faults`, and nothing else does
     faults: tuple[Literal["window_anywhere", "augment_per_frame", "two_geometries", "weights_in_focus"], ...] = () # of E1, put back on purpose
 
-# %% ../nbs/00_core.ipynb #00-035
+# %% ../nbs/00_core.ipynb #00-036
 class _OnceOnly(yaml.SafeLoader):
     "YAML's safe reader, which refuses a key that stands twice in a mapping."
     def compose_mapping_node(self, anchor):
@@ -393,7 +428,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
         raise UserError("not a mapping of keys to values", where=path, remedy="start it with 'key: value' lines")
     return facts
 
-# %% ../nbs/00_core.ipynb #00-036
+# %% ../nbs/00_core.ipynb #00-037
 def merge(base: dict, top: dict) -> dict:
     "Lay `top` over `base`, section by section."
     both = {k: merge(base[k], v) if isinstance(v, dict) and isinstance(base.get(k), dict) else v for k, v in top.items()}
@@ -412,7 +447,7 @@ def nest(overrides: Iterable[str]) -> dict:
         out = merge(out, value)
     return out
 
-# %% ../nbs/00_core.ipynb #00-037
+# %% ../nbs/00_core.ipynb #00-038
 def load_config(
     path: str | os.PathLike,         # YAML of an experiment; its name is the experiment's
     overrides: Iterable[str] = (),   # `key=value`, dotted
@@ -449,7 +484,7 @@ def make_config(facts: dict, where: object = "config") -> Config:
         raise UserError(f"faults are {', '.join(config.faults)}: E1's, put back", where=where, remedy="remove them; a study of what they cost says study: ablation")
     return config
 
-# %% ../nbs/00_core.ipynb #00-038
+# %% ../nbs/00_core.ipynb #00-039
 _RANGES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
 
 def _config_error(fault: dict, where: object) -> UserError:
@@ -495,7 +530,7 @@ def config_dict(config: Config) -> dict:
     "Give the resolved config as plain YAML-able values."
     return json.loads(json.dumps(asdict(config)))
 
-# %% ../nbs/00_core.ipynb #00-041
+# %% ../nbs/00_core.ipynb #00-042
 LIBRARIES = ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "av", "papermill", "pytorchvideo")
 
 def git_state(root: str | os.PathLike | None = None) -> dict:
@@ -527,7 +562,7 @@ def redact(
     user = os.environ.get("USER") or os.environ.get("USERNAME") or ""
     return re.sub(rf"\b{re.escape(user)}\b", "USER", text) if len(user) > 2 and user != "root" else text
 
-# %% ../nbs/00_core.ipynb #00-044
+# %% ../nbs/00_core.ipynb #00-045
 @dataclass(frozen=True, config=ConfigDict(arbitrary_types_allowed=True))
 class RunFolder:
     "The folder of one run and the names of the files in it."
@@ -553,7 +588,7 @@ class RunFolder:
         self.say(state="done", error=None)
         write_json(self.path / "DONE", {p.relative_to(self.path).as_posix(): sha256_file(p) for p in results})
 
-# %% ../nbs/00_core.ipynb #00-045
+# %% ../nbs/00_core.ipynb #00-046
 def open_run(
     root: str | os.PathLike,        # the folder `runs/`
     config: Config,
@@ -586,7 +621,7 @@ def same_run(run: RunFolder, config: Config) -> None:
         if str(old.get(key)) != str(new.get(key)):
             raise UserError(f"{key} was {old.get(key)!r} and is now {new.get(key)!r}", where=run.path, remedy="resume with the old config, or give the experiment a new name")
 
-# %% ../nbs/00_core.ipynb #00-048
+# %% ../nbs/00_core.ipynb #00-049
 def progress(
     items: Iterable,             # what to go through
     what: str,                   # the words before the bar
@@ -599,7 +634,7 @@ def progress(
     quiet = bool(os.environ.get("IN_TEST")) and not os.environ.get("CROSSSUCK_PROGRESS")
     return tqdm(items, desc=what, total=total, unit=unit, mininterval=10 if batch else 0.2, disable=quiet, file=sys.stderr, ncols=90)
 
-# %% ../nbs/00_core.ipynb #00-051
+# %% ../nbs/00_core.ipynb #00-052
 def figure_png(figure, dpi: int = 110) -> bytes:
     "Render a matplotlib figure to PNG bytes and close it."
     import matplotlib.pyplot as plt
@@ -617,7 +652,7 @@ def as_block(x: object) -> dict:
     data = x if isinstance(x, bytes) else figure_png(x)
     return {"kind": "picture", "data": base64.b64encode(data).decode()}
 
-# %% ../nbs/00_core.ipynb #00-052
+# %% ../nbs/00_core.ipynb #00-053
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1b1b1b; background: #fff; }
@@ -656,7 +691,7 @@ def write_page(
     html = _PAGE.render(title=title, style=jinja2.filters.Markup(STYLE), blocks=shown, notice=SIMULATED if simulated else "")
     return write_text(path, html)
 
-# %% ../nbs/00_core.ipynb #00-055
+# %% ../nbs/00_core.ipynb #00-056
 def find_ffmpeg() -> str:
     "Find the ffmpeg program: `$CROSSSUCK_FFMPEG`, PATH, then the one inside imageio-ffmpeg."
     if given := os.environ.get("CROSSSUCK_FFMPEG"):

@@ -20,7 +20,6 @@ __all__ = ['BEHAVIOURS', 'ENDINGS', 'PLACES', 'KINDS', 'RESOLUTION_S', 'ROLES', 
 import csv
 import datetime as dt
 import io
-import json
 import os
 import re
 import zipfile
@@ -35,7 +34,7 @@ import pandera.pandas as pa
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from .core import CLASSES, COLOUR, UserError, at_root, hash_facts, read_table, read_yaml, sha256_file, write_csv, write_json, write_text
+from .core import CLASSES, COLOUR, UserError, at_root, hash_facts, read_table, read_yaml, sha256_file, write_text, write_together
 
 # %% ../nbs/01_manifest.ipynb #01-008
 def parse_time(
@@ -719,10 +718,9 @@ def write_manifest(
     manifest: Manifest,
     out: str | os.PathLike, # folder; it is made
 ) -> Path: # the folder
-    "Write events.csv, quarantine.csv, hard_negatives.csv, nighttime.csv and manifest.json."
-    for name in ("events", "quarantine", "hard_negatives", "nighttime"):
-        write_csv(Path(out) / f"{name}.csv", getattr(manifest, name))
-    write_json(Path(out) / "manifest.json", manifest.totals)
+    "Write events.csv, quarantine.csv, hard_negatives.csv, nighttime.csv and, last of all, manifest.json: all five or none."
+    tables = {Path(out) / f"{name}.csv": getattr(manifest, name) for name in ("events", "quarantine", "hard_negatives", "nighttime")}
+    write_together({**tables, Path(out) / "manifest.json": manifest.totals})
     return Path(out)
 
 # %% ../nbs/01_manifest.ipynb #01-076

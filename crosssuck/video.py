@@ -50,6 +50,8 @@ def read_number(
     return int((bits << np.arange(16)).sum())
 
 # %% ../nbs/00a_video.ipynb #00a-009
+av.logging.set_libav_level(av.logging.PANIC)  # what FFmpeg's library mutters about a file ("moov atom not found") would stand beside our one line
+
 @contextlib.contextmanager
 def open_video(
     path: str | os.PathLike,    # a video file
@@ -234,7 +236,7 @@ def read_frames(
     "Read the frame nearest to each time, at the wanted region and size."
     info = probe(path)
     targets_s, order = np.unique(_inside(info, times_s, beyond), return_inverse=True)
-    frames, found_s = None, np.empty(len(targets_s))
+    frames, planes, found_s = None, None, np.empty(len(targets_s))
     with open_video(path, threads) as (container, stream):
         picture = _picture_maker(info, short_side_px, box, size_px)
         for index, frame, found_s[index] in _nearest(container, stream, info, targets_s):

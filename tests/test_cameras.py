@@ -58,10 +58,26 @@ def test_no_names_give_an_empty_table_of_the_same_types():
 
 def test_scan_tells_what_a_file_holds(drive, inventory):
     assert len(inventory) == 4 and inventory.valid.all() and not inventory.path.str.contains(r"\._").any()
-    assert inventory.attrs == {"opened": 4, "unreadable": 0, "unnamed": 0, "residue": 4}
+    assert inventory.attrs == {"opened": 4, "unreadable": 0, "unnamed": 0, "residue": 4, "why_unreadable": []}
     assert (inventory.fps != inventory.fps.round()).all()               # 15 fps is not 15
     assert np.allclose(inventory.nframes / inventory.fps, inventory.duration_s, atol=0.2)
     assert inventory["size"].tolist() == [os.path.getsize(p) for p in inventory.path]
+
+
+def test_scan_names_the_first_five_that_cannot_be_read_and_why(drive, tmp_path):
+    videos = shutil.copytree(drive / "videos", tmp_path / "videos")
+    good = sorted(videos.rglob("SIM*.mp4"))
+    good[1].write_bytes(good[1].read_bytes()[:2000])
+    good[2].write_bytes(b"")
+    rel = [p.relative_to(videos).as_posix() for p in good]
+    table = c.update_inventory(videos, tmp_path / "inventory.csv")
+    one, two = table.attrs["why_unreadable"]
+    assert one.startswith(f"{rel[1]}: cannot be read as video (") and two == f"{rel[2]}: the file is empty"
+    assert c.update_inventory(videos, tmp_path / "inventory.csv").attrs["why_unreadable"] == table.attrs["why_unreadable"]
+    for k in range(6):
+        (videos / f"a{k}.mp4").write_bytes(b"none")
+    said = c.scan(videos).attrs["why_unreadable"]
+    assert len(said) == 6 and said[-1] == "and 3 more, where `valid` is False" and len({s.split(":")[0] for s in said}) == 6
 
 
 def test_a_second_scan_opens_only_what_is_new_or_changed(drive, tmp_path, monkeypatch):
@@ -207,6 +223,9 @@ def test_a_word_without_a_number_is_named():
     ("groups: {1: {cameras: []}}", "group 1 has no camera"), ("groups: {1: {cameras: [8, 8]}}", "names camera 8 twice"), ("groups: {1: {cameras: [8], never: [8]}}", "names camera 8 twice"),
     ("groups: {1: {camera: [8]}}", "unknown key 'groups.1.camera'"), ("groups: {one: {cameras: [8]}}", "groups.one"), ("groups: {1: {cameras: [left]}}", "'left'"), ("pattern: x", "no value for 'groups'"),
     ("groups: {1: {cameras: [8]}}\npattern: '('", "no regular expression"), ("groups: {1: {cameras: [8]}}\nclock_offset_s: {9: 1}", "names '9', which no group uses"), ("group: 1", "unknown key 'group'"),
+    ("groups: {1: {cameras: [8]}}\nclock_offset_s: {8: .nan}", "clock_offset_s.8 is nan: input should be a finite number"), ("groups: {1: {cameras: [8]}}\nclock_offset_s: {1/8: .inf}", "is inf"),
+    ("groups: {1: {cameras: [8]}}\nevidence: []\ngroups: {2: {cameras: [9]}}", "line 3: not valid YAML (the key 'groups' stands there twice"),
+    ("groups: {1: {cameras: [8]}, 1: {cameras: [9]}}", "the key '1' stands there twice"),
     ("groups: {1: {cameras: [8]}}\ntime_format: '%H:%M'", "does not hold day and time"), ("groups: {1: {cameras: [8]}}\nnumbers: {pen: {a: 1}}", "pen"),
     ("groups: {1: {cameras: [8]}}\nevidence: [{date: 2026-01-01, event_idx: 1, group: 1, kamera: 8, before: 8}]", "kamera")])
 def test_a_broken_cameras_file_is_named(tmp_path, text, words):

@@ -26,6 +26,55 @@ def table(tmp_path, rows, ending="\n", encoding="utf-8"):
     return path
 
 
+# ---- writes
+
+def test_files_that_belong_together_are_all_written_or_none(tmp_path, monkeypatch):
+    import pandas as pd
+    a, b, main = (tmp_path / n for n in ("a.csv", "b.csv", "main.json"))
+    assert core.write_together({a: pd.DataFrame({"x": [1]}), b: pd.DataFrame({"x": [2]}), main: {"n": 1}}) == main
+    before = {p.name: p.read_text() for p in tmp_path.iterdir()}
+    assert before == {"a.csv": "x\n1\n", "b.csv": "x\n2\n", "main.json": '{\n  "n": 1\n}\n'}
+    real, n = core._fill, []
+
+    def full(tmp, text):
+        n.append(tmp)
+        if len(n) == 2:
+            raise OSError(28, "No space left on device")
+        real(tmp, text)
+    monkeypatch.setattr(core, "_fill", full)
+    line = fault(core.write_together, {a: pd.DataFrame({"x": [3]}), b: pd.DataFrame({"x": [4]}), main: {"n": 2}})
+    assert "main.json: the disk is full" in line and {p.name: p.read_text() for p in tmp_path.iterdir()} == before
+
+
+def test_the_file_that_vouches_for_others_is_the_first_to_go_and_the_last_to_come(tmp_path, monkeypatch):
+    import os
+
+    import pandas as pd
+    files = {tmp_path / "a.csv": pd.DataFrame({"x": [1]}), tmp_path / "main.json": {"n": 1}}
+    core.write_together(files)
+    real, seen = os.replace, []
+
+    def killed(tmp, path):
+        seen.append((path.name, (tmp_path / "main.json").exists()))
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        real(tmp, path)
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        core.write_together(files)
+    assert seen == [("a.csv", False), ("main.json", False)] and [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_a_file_that_cannot_be_written_is_named_and_not_the_hidden_one(tmp_path):
+    assert f"{tmp_path}: a folder, where a file is to be written" in fault(write_text, tmp_path, "x")
+    write_text(tmp_path / "file", "x")
+    assert f"{tmp_path / 'file/b.txt'}: cannot be written" in fault(write_text, tmp_path / "file/b.txt", "x")
+    with pytest.raises(FileNotFoundError, match="elsewhere"):
+        with core.atomic_path(tmp_path / "c"):
+            open(tmp_path / "elsewhere")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+
+
 # ---- the shape of a table
 
 

@@ -369,6 +369,11 @@ extract(pd.read_csv(sys.argv[1]), sys.argv[2], mode="archive", workers=2)
 """
 
 
+def parts(folder: Path) -> set[str]:
+    "Names of the clips that are being written."
+    return {p.name for p in folder.glob(".evt_*.part.mp4")}
+
+
 def whole(folder: Path) -> list[str]:
     "Names of the clips that a second call would take as they are; each must decode to the last frame that its recipe promises."
     done = []
@@ -382,25 +387,25 @@ def whole(folder: Path) -> list[str]:
 
 
 @posix
-@pytest.mark.parametrize("kills, n", [(3, 6), pytest.param(20, 60, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills, n", [(3, 24), pytest.param(20, 80, marks=pytest.mark.long)])
 def test_a_killed_extraction_leaves_nothing_that_is_taken_for_whole(kills, n, tmp_path, root):
-    "Killed at random moments, each time in the midst of its work; the last call completes the set."
+    "Killed the moment that it begins its first, second or third new clip, however fast the machine; the last call completes the set."
     video = write_video(tmp_path / "v.mp4", frames(300, size=(480, 270)), 15, preset="ultrafast")
     table = events(*[(i, "ear", 0.2 * i, 1) for i in range(n)], video=video)
     table.to_csv(tmp_path / "linked.csv", index=False)
     clips, moments, done = tmp_path / "clips", random.Random(1), [[]]
     for _ in range(kills):
         job = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "linked.csv"), str(clips)], start_new_session=True, cwd=root, stderr=subprocess.DEVNULL)
-        began = {p.name for p in clips.glob(".evt_*")}
-        until = time.monotonic() + 60
-        while time.monotonic() < until and job.poll() is None and {p.name for p in clips.glob(".evt_*")} <= began:
-            time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.6))
+        old, new, wanted, until = parts(clips), set(), moments.randint(1, 3), time.monotonic() + 120
+        while len(new) < wanted and job.poll() is None and time.monotonic() < until:
+            new |= parts(clips) - old
+            time.sleep(0.002)
+        assert len(new) >= wanted and job.poll() is None, "it ended before it could be killed"
         os.killpg(job.pid, signal.SIGKILL)
         job.wait()
         done.append(whole(clips))
         assert set(done[-2]) <= set(done[-1]) and not (clips / "clips.csv").exists()
-    assert len(done[-1]) < n and list(clips.glob(".evt_*.part.mp4")), "it was killed in the middle of a clip"
+    assert len(done[-1]) < n and parts(clips), "it was killed in the middle of a clip"
     before = {n: t for n, t in stamps(clips).items() if n in done[-1]}
     made = extract(table, clips, mode="archive")
     assert (made.status == "ok").all() and len(whole(clips)) == n and not list(clips.glob(".*"))

@@ -116,7 +116,9 @@ def test_missing_ffmpeg(linked, tmp_path):
 
 
 @pytest.mark.parametrize("text, words", [("optimm: {lr: 1}", ["unknown key 'optimm'", "did you mean 'optim'"]), ("augment: {use_mixup: true}", ["unknown key 'augment.use_mixup'"]),
-                                         ("optim: {lr: 1e-4}", ["optim.lr", "write 1.0e-4"]), ("data: [", ["not valid YAML"])])
+                                         ("optim: {lr: 1e-4}", ["optim.lr", "write 1.0e-4"]), ("data: [", ["not valid YAML"]),
+                                         ("model: {backbone: resnet}", ["model.backbone: 'resnet' is no backbone", "mvit_v2_s"]), ("window: {views: 0}", ["window.views: is 0, not 1 or more"]),
+                                         ("data: {}", ["the key 'data' stands there twice"]), ("experiment: other", ["experiment is 'other'"])])
 def test_config_that_is_wrong(project, text, words):
     base = TINY_CONFIG if not text.startswith("optim:") else TINY_CONFIG.replace("lr: 0.001", "lr: 1e-4")
     write_text(project / "configs/wrong.yaml", base + ("" if text.startswith("optim:") else text + "\n"))
@@ -164,6 +166,47 @@ def test_full_disk(full_disk, tmp_path):
     refused(run("split", many_events(tmp_path / "linked.csv"), "--out", disk / "split", file_limit=limit), "the disk is full", "free some space")
     assert not [p for p in disk.rglob("*") if ".part" in p.name], "a temporary file was left"
     assert not (disk / "split/split.json").exists(), "half a split must not look like a whole one"
+
+
+@pytest.mark.parametrize("verb", ["link", "manifest"])
+def test_a_full_disk_keeps_files_that_belong_together_together(verb, full_disk, linked, tmp_path):
+    disk, limit = full_disk
+    events = many_events(tmp_path / "events.csv")
+    words, name = {"link": (("link", events, linked / "inventory.csv", "--cameras", linked / "drive/cameras.yaml", "--out", disk / "l.csv"), "l.csv"),
+                   "manifest": (("manifest", tiny_workbook(tmp_path / "events.xlsx"), "--out", disk), "manifest.json")}[verb]
+    for p in ("l.csv", "l_unlinked.csv") if verb == "link" else ("events.csv", "manifest.json"):
+        (disk / p).write_text("old\n")
+    if verb == "manifest":
+        limit = limit and 2_000
+        (disk / "filler").write_bytes(b"x" * (48_000 if limit is None else 1))
+    before = {p.name: p.read_bytes() for p in disk.iterdir()}
+    line = refused(run(*words, cwd=linked, file_limit=limit), f"{name}: the disk is full", "free some space")
+    assert ".part" not in line and {p.name: p.read_bytes() for p in disk.iterdir()} == before
+
+
+def test_a_folder_in_place_of_a_file(linked, tmp_path):
+    before = sorted(p for p in tmp_path.rglob("*"))
+    refused(run("link", "manifest/events.csv", "inventory.csv", "--cameras", "drive/cameras.yaml", "--out", tmp_path, cwd=linked), f"{tmp_path}: a folder", "give the name of a file")
+    assert sorted(p for p in tmp_path.rglob("*")) == before and not tmp_path.with_name(f"{tmp_path.name}_unlinked.csv").exists()
+
+
+@pytest.mark.parametrize("change, words", [(lambda rows: [rows[0], *(r + "," for r in rows[1:])], None), (lambda rows: [*rows[:-1], rows[-1][:40]], "cut off"), (lambda rows: [rows[0] + ",behavior", *(r + ",ear" for r in rows[1:])], "two columns are called 'behavior'")])
+def test_tables_of_events_out_of_shape(linked, tmp_path, change, words):
+    for verb, table, more in (("split", many_events(tmp_path / "many.csv"), ("--out", tmp_path / "split")), ("link", linked / "manifest/events.csv", (linked / "inventory.csv", "--cameras", linked / "drive/cameras.yaml", "--out", tmp_path / "l.csv")),
+                              ("extract", linked / "linked.csv", ("--out", tmp_path / "clips", "--dry-run"))):
+        write_text(tmp_path / "odd.csv", "\n".join(change(Path(table).read_text().splitlines())))
+        done = run(verb, tmp_path / "odd.csv", *more, cwd=linked)
+        if words is None:
+            assert done.returncode == 0, done.stderr
+        else:
+            refused(done, "odd.csv, line ", words)
+    assert words is None or {p.name for p in tmp_path.iterdir()} == {"many.csv", "odd.csv"}
+
+
+def test_a_config_is_no_checkpoint(tmp_path):
+    write_text(tmp_path / "config.yaml", TINY_CONFIG)
+    refused(run("predict", tmp_path / "config.yaml", many_events(tmp_path / "test.csv"), "--out", tmp_path / "p.csv"), "config.yaml: not a readable checkpoint", "best.ckpt")
+    assert not (tmp_path / "p.csv").exists()
 
 
 def test_full_disk_leaves_the_old_file_whole(full_disk, tmp_path):

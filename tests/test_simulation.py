@@ -307,6 +307,19 @@ def test_the_demo_has_duplicates_and_mistyped_calves_that_the_reader_names(recor
     assert {"tail/teat", "mouth", "teat"} <= set(found.behavior_raw) and found.other_class_overlap_s.max() > 0
 
 
+def test_the_night_sheet_has_the_labs_words_and_no_row_is_lost(recordings, tmp_path):
+    "The twelve events of the night are drawn among all acts; with many acts at the mouth some are always among them."
+    words = {"ear", "tail", "teat", "mouth"}
+    nights = []
+    for seed in range(12):
+        events, negatives, night, _ = s.plan_workbook(recordings, replace(DEMO, seed=seed))
+        assert set(night.behavior_raw) | set(events.behavior_raw) <= words | {"tail/teat"} and set(negatives.behavior_raw) <= {"ear", "tail", "tailhead"}
+        nights.append("mouth" in set(night.behavior_raw))
+    assert any(nights)
+    found = read_workbook(s.write_workbook(tmp_path / "w.xlsx", *s.plan_workbook(recordings, replace(DEMO, seed=nights.index(True)))[:3]))
+    assert len(found.nighttime) == 12 and found.totals["rejected_rows"] == 0 and "other" in set(found.nighttime.behavior)
+
+
 def test_the_pattern_reads_the_names(cohort):
     pattern = re.compile(yaml.safe_load((cohort / "cameras.yaml").read_text())["pattern"])
     files = [p for p in cohort.glob("videos/*/*/*.mp4")]

@@ -147,6 +147,23 @@ def test_layouts():
     assert [a.get_ylabel() for a in grid.axes[::5]] == ["one", "two"] and len(grid.axes) == 10
 
 
+def test_ffmpegs_library_says_nothing_beside_our_line(tmp_path):
+    "A file whose index, at its end, was cut off: with the library's own way of speaking it says so on stderr."
+    whole = write_video(tmp_path / "v.mp4", frames(40), 15)
+    subprocess.run([find_ffmpeg(), "-v", "error", "-i", whole, "-c", "copy", tmp_path / "last.mp4"], check=True)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "last.mp4").read_bytes()[:4000])
+    code = """
+import sys, av.logging
+from crosssuck.core import UserError
+from crosssuck.video import probe
+av.logging.restore_default_callback()
+try: probe(sys.argv[1])
+except UserError as e: print(e)
+"""
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "cut.mp4"], capture_output=True, text=True, check=True)
+    assert "cut.mp4: cannot be read as video" in done.stdout and done.stderr == ""
+
+
 def test_import_is_light():
     code = "import sys, crosssuck.video; print([m for m in ('torch', 'matplotlib', 'cv2') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
