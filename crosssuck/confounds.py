@@ -23,7 +23,7 @@ from scipy.stats import rankdata
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import CLASSES, COLOUR, RunFolder, UserError, at_root, make_config, progress, read_yaml, write_csv, write_json, write_page
-from .metrics import (MIN_UNITS, bca, between_share, between_test, intervals, metadata_baseline, other_class_overlap, read_predictions,
+from .metrics import (MIN_UNITS, bca, between_test, intervals, metadata_baseline, other_class_overlap, read_predictions,
                                repeated_values)
 from .splits import assign_bouts, audit_split, read_part, video_key
 
@@ -208,15 +208,12 @@ def spread_row(table: pd.DataFrame, val: pd.DataFrame, n_perm: int = 999) -> dic
     test, names = between_test(mean, cell, n_perm=n_perm), pd.unique(cell)
     if test["share"] is None:
         return cannot(what, "there are not two videos with several bouts", "share")
-    value, doubt = test["share"], test["p_value"] <= 0.025
-    without = np.array([between_share(mean[cell != v], cell[cell != v]) for v in names])
-    error = np.sqrt((len(without) - 1) / len(without) * np.nansum((without - np.nanmean(without)) ** 2))
-    ends = (max(value - 1.96 * error, 0.0), min(value + 1.96 * error, 1.0))
+    doubt, several = test["p_value"] <= 0.025, int((once.groupby("video").size() > 1).sum())
     inside = once.groupby("video").transform(lambda s: s - s.mean())[once.groupby("video").transform("size") > 1].std()
-    alike = "more than chance gives: bouts of one video get alike scores whatever they show" if doubt else "not shown to be more than chance gives"
-    means = (f"Of the scatter that the label does not explain, {value:.0%} lies between videos, {alike} (bouts moved at random into other videos: p = {test['p_value']:.3f}). "
-             f"Standard deviation {once.groupby('video').mean().std():.3f} of the videos' means, {inside:.3f} within a video.")
-    return row(what, value, means, ends=ends, unit=f"{len(names)} videos", n=len(table), scale="share", line=0.0, doubt=doubt)
+    more = "More than chance: bouts of one video get alike scores whatever they show." if doubt else "Not shown to be more than chance."
+    means = (f"Of the scatter that the label does not explain, {test['share']:.0%} lies between videos; moving bouts at random into other videos leaves up to {test['chance']:.0%} "
+             f"(p = {test['p_value']:.3f}). {more} Standard deviation {once.groupby('video').mean().std():.3f} of the videos' means, {inside:.3f} within a video.")
+    return row(what, test["share"], means, unit=f"{len(names)} videos, {several} with several bouts", n=len(table), scale="share", line=None, doubt=doubt)
 
 # %% ../nbs/09_confounds.ipynb #09-026
 def purity_row(val: pd.DataFrame, n_perm: int = 300, seed: int = 0) -> dict:

@@ -72,6 +72,7 @@ WORKS = {"undecided": "It cannot be told.", "constant": "No: it gives one answer
 NEXT = {  # call -> in a word, and why
     "undecided": ("Score more events, in more bouts.", "With these the question cannot be answered."),
     "undecided, no bouts": ("Give the events with --manifest.", "Then the bouts are known, and with them how sure the figures are. More events are not needed for that."),
+    "undecided, one class": ("Score events of both behaviours.", "With one of them alone there is nothing to tell apart."),
     "constant": ("Look at the training, not at more events.",
                  "More events would get the same answer. Look at where the training collapsed (crosssuck curves), and at what the model is shown (notebook 04a)."),
     "worse": ("Look for swapped labels.", "If there are none, look for a shortcut that turns round on these events: crosssuck confounds."),
@@ -94,7 +95,8 @@ def next_step(
     ends = facts["intervals"].get("roc_auc", {"low": 0, "high": 0})
     width = ends["high"] - ends["low"]
     more = (", roughly" if width > 0.2 else ", test" if part == "test" else "") if facts["call"] == "above_chance" else ""
-    if facts["call"] == "undecided" and facts["no_interval"].get("roc_auc") == NO_BOUTS and "roc_auc" in facts["metrics"]: more = ", no bouts"
+    if facts["call"] == "undecided":
+        more = ", one class" if "roc_auc" in facts["absent"] else ", no bouts" if facts["no_interval"]["roc_auc"] == NO_BOUTS else ""
     word, why = NEXT[facts["call"] + more]
     return word, why.format(tails=facts["support"]["tail"], width=of_100(width))
 
@@ -129,7 +131,7 @@ def _sure(facts: dict) -> tuple[str, str]:
     if facts["call"] == "constant":
         return "Sure.", f"All {facts['n']} events got the same probability: that needs no interval."
     if not ends:
-        return "Not at all.", f"There is no interval: {facts['no_interval'].get('roc_auc') or facts['absent']['roc_auc']}."
+        return "Not at all.", f"There is no interval: {facts['absent'].get('roc_auc') or facts['no_interval']['roc_auc']}."
     open_word = "Not sure: a useful model is not ruled out." if ends["high"] >= USEFUL_AUC else "Not sure: the interval and the shuffled labels do not agree."
     word = {"worse": "Sure.", "at_chance": open_word if _roughly(facts) else "Sure enough: a useful model is ruled out."}.get(
         facts["call"], "Sure that it beats guessing" + (", not by how much." if ends["high"] - ends["low"] > 0.2 else "."))
@@ -167,7 +169,8 @@ def _better(facts: dict) -> tuple[str, str]:
     others = [f"{of_100(facts['baselines'][k]['roc_auc'])} with {RIVALS[k]}" for k in ("metadata_deployable", "metadata_all")
               if "roc_auc" in facts["baselines"].get(k, {})]
     against = " and ".join(others) or "50 by guessing (no training table was given to fit metadata on)"
-    pairs = f"Of 100 pairs it ranks {of_100(auc)} rightly, against {against}. " if auc is not None else ""
+    ranks = "It puts no pair in order" if facts["call"] == "constant" else f"Of 100 pairs it ranks {'' if auc is None else of_100(auc)} rightly"
+    pairs = f"{ranks}, against {against}. " if auc is not None else ""
     return head, f"{pairs}Of 100 events it calls {of_100(right)} rightly, against {of_100(facts['baselines']['always_ear']['accuracy'])} by always answering ear."
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -247,7 +250,7 @@ def unsaid_table(
     if not facts["metadata_fields"]:
         rows.append(("metadata alone", "", "not known: no training table was given"))
     rows.append(("labels of whole bouts exchanged", f"p = {p['p_value']:.3f}" if p else "not done: no ROC AUC with an interval",
-                 f"such shuffled labels give {p['mean']:.3f} on average; in {100 * p['p_value']:.0f} % of {p['n']:,} shuffles the ROC AUC is at least as high as this model has it"
+                 f"such shuffles (among bouts of about the same length) give {p['mean']:.3f} on average; {100 * p['p_value']:.0f} % of {p['n']:,} reach the ROC AUC of this model"
                  if p else ""))
     return pd.DataFrame(rows, columns=["what", "this model", "beside it"])
 
@@ -824,7 +827,8 @@ def _seen_rows(config) -> list[tuple[str, str]]:
 def _calibration_rows(done: dict, facts: dict) -> list[tuple[str, str]]:
     "Say how far the probabilities are off, what was fitted or refused, and which threshold is recommended."
     rows = [(f"calibration error on {part}", f"ECE {span_words(f, 'ece', 3)}, {f['definitions']['ece']}") for part, f in facts.items() if f]
-    rows += [("temperature", done["corrections"]["temperature"]["sentence"])] if done else []
+    fit = (done.get("corrections") or {}).get("temperature") or {}
+    rows += [("temperature", fit["sentence"] if "sentence" in fit else "not told: calibrated by an older version, run notebook 08 again")] if done else []
     return [*rows, ("calibration", done["sentences"][0] if done else "not done yet (notebook 08)")]
 
 def _group_table(facts: dict, part: str) -> pd.DataFrame:

@@ -115,7 +115,7 @@ def test_february_table_to_its_printed_digits_and_what_it_did_not_say(lab, tmp_p
     assert more["this model"]["average precision"].startswith("0.115") and "0.105" in more["beside it"]["average precision"]
     assert "always answering ear: 0.472" in more["beside it"]["macro F1"] and more.index.str.startswith("metadata alone, fitted on training: hour, day, camera").sum() == 2
     shuffled = more.loc["labels of whole bouts exchanged"]
-    assert shuffled["this model"].startswith("p = 0.") and re.fullmatch(r"such shuffled labels give 0\.4\d\d on average; in \d\d % of \d+ shuffles the ROC AUC is at least as high as this model has it", shuffled["beside it"])
+    assert shuffled["this model"].startswith("p = 0.") and re.fullmatch(r"such shuffles \(among bouts of about the same length\) give 0\.4\d\d on average; \d\d % of \d+ reach the ROC AUC of this model", shuffled["beside it"])
     words = page_text(tmp_path / "report.html")
     for what in (*usual, *more["this model"], *more["beside it"]):
         assert what in words, what
@@ -230,7 +230,7 @@ def test_bad_tables_are_refused_and_leave_no_half_report(sides, good, tmp_path, 
 
 
 def test_every_call_has_its_words():
-    assert set(WORKS) - {"at_chance, roughly"} | {"above_chance, roughly", "above_chance, test", "undecided, no bouts"} == set(NEXT) and set(MOOD) == set(WORKS) - {"at_chance, roughly"}
+    assert set(WORKS) - {"at_chance, roughly"} | {"above_chance, roughly", "above_chance, test", "undecided, no bouts", "undecided, one class"} == set(NEXT) and set(MOOD) == set(WORKS) - {"at_chance, roughly"}
     wide = {"call": "above_chance", "support": {"tail": 12}, "intervals": {"roc_auc": {"low": 0.55, "high": 0.9}}}
     assert "12 of them" in next_step(wide)[1] and "35 of 100" in next_step(wide)[1]
 
@@ -276,7 +276,7 @@ def test_one_answer_for_every_event_is_a_verdict_of_its_own(sides, good, tmp_pat
         facts = evaluate(flat if manifest is not None else flat.drop(columns="bout_id"), manifest, sides[0], tmp_path, **QUICK)
         said = answers(facts).set_index("question")
         assert facts["call"] == "constant" and facts["verdict"].startswith(f"One answer for all: this model gives each of the {len(good)} events the same probability and calls them all tail")
-        assert said.answer["Does it work?"] == "No: it gives one answer for every event." and "training" in said.answer["What next?"]
+        assert said.answer["Does it work?"] == "No: it gives one answer for every event." and "training" in said.answer["What next?"] and said.because["Better than what?"].startswith("It puts no pair in order, against")
         assert not [w for w in ("Score more", "undecided", "Cannot be told") if w in said.to_string() + page_text(tmp_path / "report.html")]
     ears = evaluate(flat[flat.true_label == "ear"], **QUICK)
     assert ears["call"] == "undecided"  # one class alone: what is missing comes first
@@ -300,6 +300,9 @@ def test_one_class_beats_nothing_because_there_is_nothing_to_beat(good, label):
     said = answers(evaluate(good[good.true_label == label], **QUICK)).set_index("question")
     other = "tail" if label == "ear" else "ear"
     assert said.answer["Better than what?"] == f"There is nothing to compare: no {other} event." and "beats none" not in said.to_string()
+    assert said.answer["What next?"] == "Score events of both behaviours." and said.because["How sure is that?"] == f"There is no interval: no {other} event."
+    bare = answers(evaluate(good[good.true_label == label].drop(columns="bout_id"), **QUICK)).set_index("question")
+    assert bare.to_string().count("--manifest") == 0  # it would not help
 
 
 @pytest.mark.parametrize("which", ["predictions", "left out"])
@@ -789,6 +792,10 @@ def test_a_card_names_what_is_missing_and_what_was_found(run):
     card = model_card(run)[0].set_index("what")["is"]
     assert card["checkpoint"] == "not there" and card["on validation"] == card["on test"] == "not scored" and card["chosen by"] == "no history"
     assert "temperature" not in card and "calibration error on validation" not in card
+    (run.path / "calibration").mkdir()
+    (run / "calibration/calibration.json").write_text(json.dumps({"sentences": ["Leave the scores as they are."], "corrections": {"temperature": {"refused": "x"}}}))
+    card = model_card(run)[0].set_index("what")["is"]
+    assert card["calibration"] == "Leave the scores as they are." and card["temperature"].startswith("not told")
 
 
 def test_the_card_tells_the_calibration_with_bins_interval_and_temperature(run, sides, good, coin):

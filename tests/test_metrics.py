@@ -558,7 +558,7 @@ def test_small_and_one_sided_tables(events):
     s = summarise(read_predictions(tiny_predictions(ten, auc=.99), ten))
     assert first(s).startswith("Cannot be told: with 3 tail events and 7 ear events") and "no interval" in first(s)
     unknown = summarise(read_predictions(tiny_predictions(events)).drop(columns="bout_id"))
-    assert first(unknown).startswith("Cannot be told yet: the bouts are not known: give the events with --manifest") and not unknown["intervals"] and unknown["metrics"]["roc_auc"] > .7
+    assert first(unknown).startswith("Cannot be told yet: the bouts are not known; give the events with --manifest") and not unknown["intervals"] and unknown["metrics"]["roc_auc"] > .7
 
 
 def test_a_wide_interval_does_not_condemn():
