@@ -465,7 +465,8 @@ PRACTICE = {"experiment": "practice", "note": "Practice calves, a network of the
             "optim": {"lr": 0.001, "epochs": 2, "batch_size": 4, "amp": False}, "loader": {"workers": 0}}
 
 def practice_run(
-    stage: str, # of `STAGES`
+    stage: str,     # of `STAGES`
+    seed: int = 42,
 ) -> RunFolder: # in a temporary folder; simulated
     "Make a small run on practice calves in some seconds, as far as a stage needs it to be."
     from crosssuck.simulation import tiny_study
@@ -473,10 +474,10 @@ def practice_run(
     facts = read_json(study / "split/split.json")
     data = {"split_dir": str(study / "split"), "clips": str(study / "clips/clips.csv"), "scheme": facts["scheme"], "split_seed": facts["split_seed"], "simulated": True}
     config = make_config(PRACTICE | {"data": data}, where="practice")
-    run = open_run(tempfile.mkdtemp(prefix="crosssuck_"), config, 0)
+    run = open_run(tempfile.mkdtemp(prefix="crosssuck_"), config, seed)
     if stage in ("evaluate", "calibrate"):
         from crosssuck.train import fit
-        fit(config, run, 0)
+        fit(config, run, seed)
     if stage == "calibrate":
         from crosssuck.eval import evaluate_run
         evaluate_run(run, n_boot=200, n_perm=99)
@@ -509,7 +510,7 @@ def run_for(
         config = load_config(at_root("configs") / f"{experiment}.yaml", overrides)
         if all(at_root(p).exists() for p in (config.data.split_dir, config.data.clips)):
             return open_run(at_root("runs"), config, seed, fold=fold or None, resume=True), ""
-    return practice_run(stage), f"There is nothing here yet of {experiment}, seed {seed} (`make demo` makes the demo's), so these are practice calves, a network of the smallest kind, two epochs."
+    return practice_run(stage, seed), f"There is nothing here yet of {experiment}, seed {seed} (`make demo` makes the demo's), so these are practice calves, a network of the smallest kind, two epochs."
 
 # %% ../nbs/11_experiments.ipynb #11-047
 class Planned(NamedTuple):

@@ -296,7 +296,7 @@ def test_by_hand_a_notebook_without_data_runs_on_practice_calves(tmp_path, monke
     before = sorted(p.name for p in tmp_path.iterdir())
     assert execute(ROOT / f"nbs/{NAMES[stage]}.ipynb", tmp_path / "out.ipynb", {}) == (0, "")
     words = (tmp_path / "out.ipynb").read_text()
-    assert "There is nothing here yet of demo_v4_roi, seed 42" in words and "practice/s0" in words and sorted(p.name for p in tmp_path.iterdir()) == [*before, "out.ipynb"]
+    assert "There is nothing here yet of demo_v4_roi, seed 42" in words and "practice/s42" in words and sorted(p.name for p in tmp_path.iterdir()) == [*before, "out.ipynb"]
 
 
 def test_by_hand_a_notebook_leaves_a_finished_run_as_it_is(real_run, tmp_path, monkeypatch):
