@@ -214,16 +214,16 @@ def test_full_disk_leaves_the_old_file_whole(full_disk, tmp_path):
     (disk / "inventory.csv").write_text("path,nframes,fps,size,valid\n")
     (disk / "filler").write_bytes(b"x" * (60_000 if limit is None else 1))
     long_name = "a" * 150
-    folder = tmp_path / "drive"
-    folder.mkdir()
+    folder = tmp_path / "drive/Group 1 Day 1/Cam 8"
+    folder.mkdir(parents=True)
     from crosssuck.simulation import tiny_drive
     clip = next(tiny_drive().rglob("*_main_*.mp4"))
     for k in range(40 if limit is None else 120):
-        shutil.copy(clip, folder / f"{long_name}{k}.mp4")
-    refused(run("scan", folder, "--out", disk / "inventory.csv", file_limit=limit), "the disk is full")
+        shutil.copy(clip, folder / f"{long_name}{k}_ch8_main_202407060{k // 60}{k % 60:02}00_202407060{k // 60}{k % 60:02}30.mp4")
+    refused(run("scan", tmp_path / "drive", "--out", disk / "inventory.csv", file_limit=limit), "the disk is full")
     assert (disk / "inventory.csv").read_text() == "path,nframes,fps,size,valid\n" and {p.name for p in disk.iterdir()} - {".inventory.csv.journal"} == {"filler", "inventory.csv"}
     (disk / "filler").unlink()
-    assert run("scan", folder, "--out", disk / "inventory.csv").returncode == 0, "with room again, the scan goes on from its journal"
+    assert run("scan", tmp_path / "drive", "--out", disk / "inventory.csv").returncode == 0, "with room again, the scan goes on from its journal"
     assert sorted(p.name for p in disk.iterdir()) == ["inventory.csv"] and len(pd.read_csv(disk / "inventory.csv")) == len(list(folder.iterdir()))
 
 
