@@ -176,6 +176,8 @@ def scan_verb(video_root: Path, out: OutCsv, cameras: Annotated[Optional[Path], 
     from crosssuck.cameras import read_cameras, update_inventory
     table = update_inventory(video_root, out, read_cameras(cameras) if cameras else None, workers=workers)
     typer.echo(f"{len(table)} files, {table.valid.sum()} readable, {', '.join(f'{v} {k}' for k, v in table.attrs.items() if isinstance(v, int))}")
+    for why in table.attrs["why_unreadable"][:5]:
+        typer.echo(f"unreadable: {why}")
     if table.attrs.get("unnamed") == len(table):
         example = Path(table.path.iloc[0]).relative_to(video_root.resolve()).as_posix()
         typer.echo(f"no name tells camera and start, so that nothing can be linked: write a pattern that fits {example!r} into a copy of configs/cameras_lab.yaml and give it with --cameras", err=True)
@@ -370,7 +372,7 @@ def calibrate_verb(val: Path, test: Annotated[Optional[Path], typer.Option(help=
         typer.echo(sentence)
 
 @verb("curves", "runs/train_binary_v4_mvit_isaac/s0/training_history.json --out reports/curves --support ear=323,tail=38")
-def curves_verb(history: Path, out: Out, support: Annotated[Optional[str], typer.Option(help="events of validation: ear=323,tail=38, or a table of its predictions; a history of ours knows them")] = None,
+def curves_verb(history: Path, out: Out, support: Annotated[Optional[str], typer.Option(help="events of validation: ear=323,tail=38, or a table of its predictions; a history of ours knows them, and without them chance is not asked")] = None,
                 simulated: Simulated = False):
     "Say what a training history shows, in sentences and a figure; the lab's own files too."
     from crosssuck.train import curves

@@ -38,7 +38,7 @@ from torchvision import tv_tensors
 from torchvision.ops import StochasticDepth
 from torchvision.transforms import v2
 
-from .core import (CLASSES, COLOUR, Config, LossConfig, OptimConfig, RunFolder, UserError, at_root, atomic_path, config_dict, figure_png,
+from .core import (CLASSES, COLOUR, Config, LossConfig, OptimConfig, RunFolder, UserError, at_root, atomic_path, figure_png,
                             make_config, progress, provenance, read_json, read_table, read_yaml, sha256_file, write_json, write_page, write_text)
 from .inputs import Batch, EventSet, eval_batches, load_events, train_batches, view_sentence, window_span
 from .metrics import LEVEL, METRICS, MIN_UNITS, Scorer, bca, bout_codes, deciding, leave_one_out, point_metrics, resample, trivial_scores
