@@ -78,6 +78,8 @@ NEXT = {  # call -> in a word, and why
     "worse": ("Look for swapped labels.", "If there are none, look for a shortcut that turns round on these events: crosssuck confounds."),
     "at_chance": ("Leave the threshold alone; look at what the model is shown, and train again.",
                   "There is nothing to tune yet, and nothing to compare. Look at its film strips (notebook 04a), and run crosssuck confounds."),
+    "at_chance, roughly": ("Leave the threshold alone; score more tail events, or look at what the model is shown and train again.",
+                           "As long as it is open whether it works, there is nothing to tune and nothing to compare. Look at its film strips (notebook 04a), and run crosssuck confounds."),
     "not_beyond_metadata": ("Show first that it sees behaviour.", "Models that saw no picture do as well: run crosssuck confounds, and leave one group out."),
     "above_chance": ("Test it on groups it has never seen.",
                      "Then choose the threshold on validation (crosssuck calibrate), and look at the events it gets most wrong."),
@@ -95,6 +97,7 @@ def next_step(
     ends = facts["intervals"].get("roc_auc", {"low": 0, "high": 0})
     width = ends["high"] - ends["low"]
     more = (", roughly" if width > 0.2 else ", test" if part == "test" else "") if facts["call"] == "above_chance" else ""
+    if _roughly(facts): more = ", roughly"
     if facts["call"] == "undecided":
         more = ", one class" if "roc_auc" in facts["absent"] else ", no bouts" if facts["no_interval"]["roc_auc"] == NO_BOUTS else ""
     word, why = NEXT[facts["call"] + more]
@@ -137,7 +140,7 @@ def _sure(facts: dict) -> tuple[str, str]:
         facts["call"], "Sure that it beats guessing" + (", not by how much." if ends["high"] - ends["low"] > 0.2 else "."))
     holds = f" {useful} {'is' if ends['high'] >= USEFUL_AUC else 'is not'} among these." if facts["call"] == "at_chance" else ""
     if _roughly(facts) and ends["high"] < USEFUL_AUC:
-        holds += (f" Whether it beats guessing stays open: these {'hold' if ends['low'] <= 0.5 else 'lie above'} 50, and shuffled labels do as well in "
+        holds += (f" Whether it beats guessing stays open: this range {'holds' if ends['low'] <= 0.5 else 'lies above'} 50, and shuffled labels do as well in "
                   f"{100 * facts['permutation']['p_value']:.1f} of 100 shuffles.")
     return word, (f"With other events of the same kind, the {of_100(facts['metrics']['roc_auc'])} would probably lie between {of_100(ends['low'])} and {of_100(ends['high'])} "
                   f"(95 % interval over {ends['n_units']} bouts: events within 30 s of each other are right or wrong together).{holds}")
@@ -162,7 +165,8 @@ def _better(facts: dict) -> tuple[str, str]:
     short = {"always_ear": "guessing", "metadata_deployable": RIVALS["metadata_deployable"], "metadata_all": RIVALS["metadata_all"]}
     seen = {words: beaten(facts).get(k, False) for k, words in short.items() if k in beaten(facts)}
     won, lost = ([w for w, better in seen.items() if better == side] for side in (True, False))
-    head = (f"Than {' and than '.join(won)}" + (f"; not than {' or '.join(lost)}" if lost else "") if won else "It beats none of what it was compared with") + "."
+    none = "It is not shown to beat any of what it was compared with" if _roughly(facts) else "It beats none of what it was compared with"
+    head = (f"Than {' and than '.join(won)}" + (f"; not shown for {' or '.join(lost)}" if lost else "") if won else none) + "."
     if "roc_auc" in facts["absent"]: head = f"There is nothing to compare: {facts['absent']['roc_auc']}."
     elif "roc_auc" not in facts["intervals"] and facts["call"] != "constant": head = "Not known: there is no interval."
     auc, right = facts["metrics"].get("roc_auc"), facts["metrics"].get("accuracy")
