@@ -23,7 +23,7 @@ from scipy.special import expit, logit
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import COLOUR, UserError, figure_png, read_table, read_yaml, write_json, write_page
-from .metrics import LEVEL, Live, bca, bout_codes, equal_bins, intervals, point_metrics, read_predictions
+from .metrics import Live, bca, bout_codes, equal_bins, intervals, point_metrics, read_predictions
 
 # %% ../nbs/08_calibration.ipynb #08-008
 SWEEP = tuple(round(0.10 + 0.05 * k, 2) for k in range(17))  # 0.10 … 0.90, as in the lab's report

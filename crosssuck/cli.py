@@ -252,7 +252,7 @@ def show_failed(failed, most: int = 20) -> None:
 
 # %% ../nbs/12_cli.ipynb #12-029
 @verb("split", "data/linked.csv --scheme bout --out data/splits/bout")
-def split_verb(linked: Path, out: Out, scheme: Annotated[str, typer.Option(help="bout, video, intra_video, intra_video_boosted, random; logo and lodo make a folder a fold")] = "bout",
+def split_verb(linked: Path, out: Out, scheme: Annotated[str, typer.Option(help="bout, video, intra_video, intra_video_boosted, random; logo (leave a group out) and lodo (leave a day number out, over all groups at once) make a folder a fold")] = "bout",
                split_seed: Annotated[int, typer.Option("--seed", help="of the split, not of the training")] = 42,
                ood: Annotated[Optional[str], typer.Option(help="groups kept apart for the test, e.g. 4,5; 'none' for none; 4,5 if not given (logo and lodo take none)")] = None,
                val_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="share of the other events that validates")] = 0.2,
@@ -360,7 +360,7 @@ def evaluate_verb(predictions: Path, manifest: Annotated[Optional[Path], typer.O
 
 @verb("calibrate", "predictions_agg.csv --test test_predictions.csv --out reports/calibration")
 def calibrate_verb(val: Path, test: Annotated[Optional[Path], typer.Option(help="predictions of the test; only told, never fitted")] = None,
-                   manifest: Annotated[Optional[Path], typer.Option(help="the events of the validation predictions")] = None,
+                   manifest: Annotated[Optional[Path], typer.Option(help="the events of the predictions; of the test too where it holds them")] = None,
                    target: Annotated[Optional[list[str]], typer.Option(help="what a threshold is for: macro_f1, f_beta=2, recall=0.8, cost=5; may be repeated, the first is recommended")] = None,
                    drawn_share: Annotated[Optional[float], typer.Option(help="share of tails in what training drew, 0.5 under balanced sampling; a run's config says it")] = None,
                    true_share: Annotated[Optional[float], typer.Option(help="share of tails where the model is used; that of validation if not given")] = None,
@@ -588,12 +588,17 @@ def checkup_torch() -> list[tuple[str, str, str, str]]:
     return rows
 
 # %% ../nbs/12_cli.ipynb #12-059
+def _config_at(path: str | os.PathLike):
+    "Read an experiment's YAML, or the config that a run has resolved."
+    from crosssuck.core import load_config, make_config, read_yaml
+    return make_config(read_yaml(path), where=path) if (Path(path).parent / "status.json").exists() else load_config(path)
+
 def checkup_loader(config: str | os.PathLike | None = None) -> list[tuple[str, str, str, str]]:
     "Bound the memory of a loader worker, and of all of them with the cache, and hold it against the machine's."
-    from crosssuck.core import load_config, make_config
+    from crosssuck.core import make_config
     from crosssuck.inputs import worker_mb
     e1 = {"experiment": "e1", "data": {"split_dir": "", "clips": ""}, "optim": {"lr": 1e-5, "epochs": 1, "batch_size": 16}}
-    c = load_config(config) if config else make_config(e1)
+    c = _config_at(config) if config else make_config(e1)
     large, small = (worker_mb(c, *size) / 1e3 for size in ((3840, 2160), (568, 320)))
     words = f"at most {large:.2f} GB on 4K clips, {small:.2f} GB on proxies ({c.window.num_frames} frames of {c.geometry.size_px} px, batch {c.optim.batch_size})"
     rows = [("memory of a loader worker", words, "yes", "")]

@@ -1027,11 +1027,12 @@ def evaluate(
     part = part or which_part(table, train)
     facts = {"part": part} | assess(table, train, left_out=None if left_out is None else read_left_out(left_out), n_boot=n_boot, n_perm=n_perm)
     if out is not None:
+        (Path(out) / "metrics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
         cards = write_cards(manifest, run, Path(out))
         title = "Evaluation on " + ("groups that training never saw" if part == "test" else "validation")
         blocks = report_blocks(table, facts, part, pictures=gallery(table, run), cards=cards, training=trained(run))
-        write_json(Path(out) / "metrics.json", facts)
         write_report(Path(out) / "report.html", title, blocks, simulated=simulated)
+        write_json(Path(out) / "metrics.json", facts)
     return facts
 
 # %% ../nbs/07_eval.ipynb #07-096

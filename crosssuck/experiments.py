@@ -527,9 +527,10 @@ class Planned(NamedTuple):
         return self._named(self.config.model.init_from) if self.config.model.init_from else ""
 
 def find_folds(config: Config) -> dict[str, Config]: # fold -> config whose split is that fold; "" -> the config itself where there are none
-    "Look whether the split of a config is one split or a folder of folds."
+    "Look whether the split of a config is one split or a folder of folds; folds that do not belong together are refused."
+    from crosssuck.splits import fold_names
     folder = at_root(config.data.split_dir)
-    folds = sorted(p.parent.name for p in folder.glob("*/split.json")) if not (folder / "split.json").exists() else []
+    folds = fold_names(folder)
     return {f: replace(config, data=replace(config.data, split_dir=f"{config.data.split_dir}/{f}")) for f in folds} or {"": config}
 
 # %% ../nbs/11_experiments.ipynb #11-049

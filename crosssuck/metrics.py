@@ -777,7 +777,7 @@ def _undecided(s: dict) -> str:
 
 def _at_chance(s: dict, figures: str) -> str:
     also = f"; {_metadata(s)} without any video" if s["differences"] else ""
-    i, tail = s["intervals"]["roc_auc"], _count(s["support"]["tail"], "tail event")
+    tail = _count(s["support"]["tail"], "tail event")
     if ruled_out(s):
         return f"At chance: this model tells tail-sucking from ear-sucking no better than a coin {figures}{also}."
     return (f"At chance, as far as {tail} can tell: this model is not shown to tell tail-sucking from ear-sucking better than a coin {figures}, "
