@@ -176,7 +176,7 @@ def scan_verb(video_root: Path, out: OutCsv, cameras: Annotated[Optional[Path], 
     from crosssuck.cameras import read_cameras, update_inventory
     table = update_inventory(video_root, out, read_cameras(cameras) if cameras else None, workers=workers)
     typer.echo(f"{len(table)} files, {table.valid.sum()} readable, {', '.join(f'{v} {k}' for k, v in table.attrs.items() if isinstance(v, int))}")
-    for why in table.attrs["why_unreadable"][:5]:
+    for why in table.attrs["why_unreadable"]:
         typer.echo(f"unreadable: {why}")
     if table.attrs.get("unnamed") == len(table):
         example = Path(table.path.iloc[0]).relative_to(video_root.resolve()).as_posix()
@@ -512,8 +512,10 @@ def report_verb(runs: Annotated[Optional[Path], typer.Argument(help="folder of t
                 pages: Annotated[Optional[list[Path]], typer.Option(help="folder with pages of evaluate, calibrate, confounds, compare, curves; may be repeated")] = None):
     "Write the page of every executed notebook and the index that compares all finished runs."
     from crosssuck.experiments import collect_runs, score_lines, write_reports
-    page = write_reports(given(runs, "runs"), made(out, "reports"), extras=[given(p) for p in pages or []])
-    if len(lines := score_lines(collect_runs(given(runs, "runs")))):
+    root = given(runs, "runs")
+    table = collect_runs(root)
+    page = write_reports(root, made(out, "reports"), extras=[given(p) for p in pages or []], table=table)
+    if len(lines := score_lines(table)):
         typer.echo(lines.to_string(index=False))
     typer.echo(page)
 

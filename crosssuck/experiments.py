@@ -1095,6 +1095,10 @@ def find_runs(runs: str | os.PathLike = "runs") -> list[RunFolder]:
 def _job_facts(run: RunFolder) -> dict:
     return read_json(run / "job.json") if (run / "job.json").exists() else {}
 
+def _job_ids(run: RunFolder) -> list[str]:
+    "The jobs of a run's own stages; empty where it was not given to a scheduler."
+    return [i for k, i in _job_facts(run).items() if k in ("train", "evaluate")]
+
 def _next_stage(run: RunFolder) -> str:
     "The job that a run is at: training, or evaluation once that is finished."
     return "evaluate" if "train" in run.facts().get("finished", {}) else "train"
@@ -1141,7 +1145,7 @@ def watch_runs(
     "Say of every run how it stands, from its files and from the scheduler."
     root, rows = at_root(runs), []
     found = find_runs(root)
-    ids = [i for r in found if not r.done for k, i in _job_facts(r).items() if k in ("train", "evaluate")]
+    ids = [i for r in found if not r.done for i in _job_ids(r)]
     seen = ask_scheduler(ids, root / ".jobs/scheduler.json", patience_s=patience_s)
     for run in found:
         try:
@@ -1152,7 +1156,7 @@ def watch_runs(
 
 def who_works(runs: list[RunFolder], root: Path) -> dict[str, str]: # name of a run -> who is at it
     "Find the runs that a worker or a job is at, asking the scheduler now."
-    ids = {r.name: [i for k, i in _job_facts(r).items() if k in ("train", "evaluate")] for r in runs if not r.done}
+    ids = {r.name: _job_ids(r) for r in runs if not r.done}
     seen = ask_scheduler([i for each in ids.values() for i in each], root / ".jobs/scheduler.json", patience_s=0)
     busy = {name: f"job {i} is at it ({seen[i].state.lower()}), left alone" for name, each in ids.items() for i in each if seen and i in seen and seen[i].state in WAITS | WORKS}
     return busy | {r.name: "a worker is at it, left alone" for r in runs if not r.done and is_held(r)}
@@ -1174,7 +1178,7 @@ def pick_runs(
 
 def _cancel_jobs(picked: list[RunFolder], root: Path) -> None:
     "End the jobs of runs, and note it beside their ids: a scheduler may soon forget a job that never began."
-    if not (jobs := [i for r in picked for k, i in _job_facts(r).items() if k in ("train", "evaluate")]):
+    if not (jobs := [i for r in picked for i in _job_ids(r)]):
         return
     done = subprocess.run(["scancel", *jobs], capture_output=True, text=True)
     if done.returncode:
@@ -1753,9 +1757,10 @@ def write_reports(
     *,
     extras: Iterable[str | os.PathLike] = (), # folders with pages of evaluate, calibrate, confounds, compare, curves
     title: str = "Cross-sucking: all runs",
+    table: pd.DataFrame | None = None,        # as `collect_runs` gives it, where it is known already
 ) -> Path: # index.html
     "Write the page of every executed notebook and the index that compares all finished runs."
-    out, table, done, apart = at_root(out), collect_runs(runs), [], []
+    out, table, done, apart = at_root(out), collect_runs(runs) if table is None else table, [], []
     may = comparable(table)
     for row in progress(table.to_dict("records"), "pages", unit="run"):
         run = RunFolder(Path(row["path"]))

@@ -47,3 +47,13 @@ def drive():
 def inventory(drive):
     from crosssuck.cameras import scan
     return scan(drive / "videos")
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    "Small tensors on shared cores: threads only wait for each other; and sums are taken in one order, so that weights of two processes can be compared bit for bit."
+    import torch
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -51,13 +51,7 @@ SPEC = InputSpec(8, 48, (0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
 SHAKY = {"trivial": False, "hflip": 0.5, "vflip": 0.5, "rotate_deg": 20.0, "scale": 0.1, "shift": 0.05}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    "Small tensors on shared cores: threads only wait for each other."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(study=None, **sections):

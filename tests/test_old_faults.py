@@ -25,12 +25,7 @@ FPS, SECONDS, EVENT = 15.0, 8.0, (3.0, 2.0)     # of a clip; its event starts at
 STILL = {"trivial": False, "colour": 0.0, "hflip": 0.0}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def study(folder, frames, fps=FPS):

@@ -37,13 +37,7 @@ def begin(folder, cfg=None, seed=0):
     return cfg, open_run(folder, cfg, seed, resume=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    "Weights are compared bit for bit, with those of other processes too: sums must be taken in one order."
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---- loss and weights
