@@ -10,18 +10,24 @@ __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_
            'intervals', 'coin_scores', 'trivial_scores', 'metadata_table', 'metadata_fields', 'metadata_baseline',
            'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage',
            'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'between_share',
-           'between_test', 'Live', 'call', 'ruled_out', 'verdict', 'paired_difference', 'summarise']
+           'between_test', 'MetricLine', 'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria',
+           'read_criteria', 'Live', 'call', 'ruled_out', 'verdict', 'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
+from dataclasses import field
 from pathlib import Path
 from statistics import NormalDist
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-from .core import CLASSES, COLOUR, UserError, read_table
+from .core import (CLASSES, COLOUR, CRITERIA, UserError, criteria_path, read_table,
+                            read_yaml, sha256_file)
 from .splits import assign_bouts, effective_n, near_pairs, read_part
 
 # %% ../nbs/04b_metrics.ipynb #04b-006
@@ -699,6 +705,102 @@ def between_test(
         return {"share": None, "p_value": None, "n_cells": len(set(cell)), "chance": None}
     null = np.array([between_share(score, rng.permutation(cell)) for _ in range(n_perm)])
     return {"share": value, "p_value": float((1 + (null >= value - 1e-12).sum()) / (1 + n_perm)), "n_cells": len(set(cell)), "chance": float(np.quantile(null, 0.975))}
+
+# %% ../nbs/04b_metrics.ipynb #04b-111
+_closed = ConfigDict(extra="forbid", allow_inf_nan=False)
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+@dataclass(frozen=True, config=_closed, kw_only=True)
+class MetricLine:
+    "A criterion on one metric; exactly one of the four lines is given."
+    name: str
+    part: Literal["validation", "test"]
+    metric: str                     # one of METRICS, or ece_tail
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+
+@dataclass(frozen=True, config=_closed, kw_only=True)
+class RepeatedValues:
+    "How many more repeated values than by chance are taken for none."
+    most_excess: _Share              # equivalence margin, as a share of the events
+
+@dataclass(frozen=True, config=_closed, kw_only=True)
+class EpochRecall:
+    "Tail recall on validation at one epoch."
+    epoch: Annotated[int, Field(ge=1)]
+    at_least: _Share
+    expected: tuple[_Share, _Share] | None = None
+
+@dataclass(frozen=True, config=_closed, kw_only=True)
+class SeedLine:
+    "How many seeds there must be, and the ROC AUC on test that each must exceed."
+    least: Annotated[int, Field(ge=1)]
+    roc_auc_above: _Share
+
+@dataclass(frozen=True, config=_closed, kw_only=True)
+class ChoiceRule:
+    "A rule by which the highest value of a metric would choose the model."
+    part: Literal["validation", "test"]
+    metric: str
+
+# %% ../nbs/04b_metrics.ipynb #04b-112
+@dataclass(frozen=True, config=_closed, kw_only=True)
+class Criteria:
+    "What a lab asks of an experiment; every part may be left out."
+    useful_roc_auc: _Share | None = None # the one line of usefulness
+    metrics: tuple[MetricLine, ...] = ()
+    repeated_values: RepeatedValues | None = None
+    training: bool = False              # ask for no NaN and no class collapse
+    epoch_recall: EpochRecall | None = None
+    seeds: SeedLine | None = None
+    rule: ChoiceRule | None = None
+    expectations: dict[str, dict[str, str]] = field(default_factory=dict) # experiment -> "part metric" -> words
+
+def read_criteria(
+    path: str | os.PathLike | None = None, # the project's own if not given
+) -> tuple[Criteria, dict] | tuple[None, None]: # criteria; name and sha256 of their file
+    "Read the criteria in force; None where there is no such file."
+    found = criteria_path(path)
+    if found is None:
+        return None, None
+    where = path or CRITERIA
+    try:
+        criteria = TypeAdapter(Criteria).validate_python(read_yaml(found))
+    except ValidationError as e:
+        raise _criteria_fault(e, where) from None
+    for k, line in enumerate(criteria.metrics):
+        _check_line(line, f"{where}, metrics.{k}")
+    for metric in [criteria.rule.metric] if criteria.rule else []:
+        _check_metric(metric, f"{where}, rule")
+    return criteria, {"name": found.name, "sha256": sha256_file(found)}
+
+# %% ../nbs/04b_metrics.ipynb #04b-113
+def _criteria_fault(error: ValidationError, where: object) -> UserError:
+    "Name the first fault, a misspelt key before the one that it leaves missing."
+    unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    fault = min(error.errors(), key=lambda f: f["type"] not in unknown)
+    key = ".".join(str(p) for p in fault["loc"])
+    if fault["type"] in unknown:
+        return UserError(f"unknown key {key!r}", where=where, remedy="correct its spelling or remove it")
+    if fault["type"].startswith("missing"):
+        return UserError(f"no value for {key!r}", where=where, remedy="add it")
+    words = f"{key} is {fault['input']!r}: {fault['msg'][0].lower()}{fault['msg'][1:]}"
+    return UserError(words, where=where, remedy="correct the value")
+
+def _check_line(line: MetricLine, where: str) -> None:
+    "Refuse a criterion with an unknown metric, or with no line, or with two."
+    _check_metric(line.metric, where)
+    given = [k for k in ("above", "at_least", "below", "at_most") if getattr(line, k) is not None]
+    if len(given) != 1:
+        raise UserError(f"{' and '.join(given) or 'no line'} given", where=where,
+                        remedy="give one of above, at_least, below and at_most")
+
+def _check_metric(metric: str, where: str) -> None:
+    if metric not in (*METRICS, "ece_tail"):
+        raise UserError(f"unknown metric {metric!r}", where=where,
+                        remedy=f"choose from {', '.join(dict.fromkeys((*METRICS, 'ece_tail')))}")
 
 # %% ../nbs/04b_metrics.ipynb #04b-084
 class Live:
