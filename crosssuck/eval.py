@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BANDS', 'SMALL', 'CELL_METRICS', 'MET', 'NOT_MET',
-           'UNKNOWN', 'EXPECTED', 'PAGE_STYLE', 'MOOD', 'PAIRED', 'span_words', 'of_100', 'next_step', 'answers',
-           'beaten', 'standing_figure', 'usual_table', 'confusion_table', 'unsaid_table', 'headline',
-           'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts', 'curves_figure', 'cells', 'cell_facts',
-           'breakdown', 'decide', 'criteria', 'expectations', 'most_wrong', 'wrong_by', 'failures', 'error_source',
-           'film_strips', 'strip_picture', 'failure_words', 'gallery_figure', 'failure_browser', 'seen_table',
-           'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown', 'write_report', 'greyed',
-           'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part', 'evaluate', 'trained',
-           'find_run', 'gallery', 'write_cards', 'flip_test', 'event_shares', 'macro_f1', 'flip_f1', 'judge',
-           'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs', 'experiment_of', 'seed_noise',
-           'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure', 'compare',
-           'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble', 'predict_part', 'predict_left_out',
-           'evaluate_run']
+           'UNKNOWN', 'CRITERIA_RULE', 'SELECTED_EPOCH', 'PAGE_STYLE', 'MOOD', 'PAIRED', 'SELECTED_NOTE', 'span_words',
+           'of_100', 'case_of', 'next_step', 'answers', 'beaten', 'standing_figure', 'usual_table', 'confusion_table',
+           'unsaid_table', 'headline', 'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts',
+           'curves_figure', 'cells', 'cell_facts', 'breakdown', 'decide', 'poisson_ci', 'criteria', 'expectations',
+           'most_wrong', 'wrong_by', 'failures', 'error_source', 'film_strips', 'strip_picture', 'failure_words',
+           'gallery_figure', 'failure_browser', 'seen_table', 'cameras_of', 'datasheet', 'model_card', 'card_limits',
+           'as_markdown', 'write_report', 'greyed', 'first_screen', 'defined', 'report_blocks', 'shown', 'assess',
+           'which_part', 'evaluate', 'trained', 'selection_of', 'find_run', 'gallery', 'write_cards', 'flip_test',
+           'event_shares', 'macro_f1', 'flip_f1', 'judge', 'over_seeds', 'paired_judged', 'widened', 'paired',
+           'judge_pairs', 'experiment_of', 'seed_noise', 'unit_facts', 'collect_items', 'align', 'compare_part',
+           'seed_words', 'comparison_figure', 'compare', 'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble',
+           'predict_part', 'predict_left_out', 'evaluate_run']
 
 # %% ../nbs/07_eval.ipynb #07-003
 import itertools
@@ -29,23 +29,26 @@ import jinja2
 import numpy as np
 import pandas as pd
 from scipy.special import expit
+from scipy.stats import chi2
 from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_block, at_root, figure_png, hash_facts, make_config, progress,
                             provenance, read_json, read_table, read_yaml, redact, sha256_file, write_csv, write_json, write_text)
-from .metrics import (FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, USEFUL_AUC, Live, Scorer, bca, between_test, deciding, intervals, leave_one_out,
-                               left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure,
-                               ruled_out, summarise)
+from .metrics import (FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
+                               bound, excluded_words, judged, line_excluded, line_words, optimism_words, read_criteria,
+                               selecting, verdict_parts)
+from .metrics import (Live, Scorer, bca, between_test, deciding, intervals, leave_one_out,
+                               left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure, summarise)
 from .splits import assign_bouts, read_part, video_key
 
 # %% ../nbs/07_eval.ipynb #07-010
 HEADLINE = {"roc_auc": "ROC AUC", "average_precision": "average precision", "macro_f1": "macro F1", "recall_tail": "tail recall",
             "precision_tail": "tail precision", "f1_tail": "tail F1", "recall_ear": "ear recall", "accuracy": "accuracy", "ece": "calibration error (ECE)",
             "adaptive_ece": "adaptive ECE", "brier": "Brier score"}
-RIVALS = {"always_ear": "always answering ear", "coin_same_rate": "a coin that says tail as often",
-          "metadata_deployable": "hour, day and camera alone", "metadata_all": "all metadata without a picture"}
+RIVALS = {"always_ear": "majority-class baseline (always ear)", "coin_same_rate": "random classifier with the same rate of tail calls",
+          "metadata_deployable": "metadata baseline (hour, day, camera)", "metadata_all": "metadata baseline (all fields)"}
 
 RUN_FILES = {"validation": ("val", "predictions_agg.csv", "metrics.json"),               # part -> side of the split, table, metrics
              "test": ("test_ood", "test_predictions.csv", "test_metrics.json")}
@@ -55,52 +58,79 @@ def span_words(
     facts: dict,      # as in metrics.json
     metric: str,
     digits: int = 2,
-) -> str: # "0.49 (95 % interval 0.39 to 0.59)", or the number and why there is no interval
-    "Say a metric with its interval."
+) -> str: # "0.49 (95 % CI 0.39 to 0.59)", or the number and why there is no CI
+    "Print a metric with its CI."
     value, ends = facts["metrics"].get(metric), facts["intervals"].get(metric)
     if value is None:
         return f"not computed: {facts.get('absent', {}).get(metric, 'undefined here')}"
     if not ends:
-        return f"{value:.{digits}f} (no interval: {facts.get('no_interval', {}).get(metric, 'too few events')})"
-    return f"{value:.{digits}f} (95 % interval {ends['low']:.{digits}f} to {ends['high']:.{digits}f})"
+        return f"{value:.{digits}f} (no CI: {facts.get('no_interval', {}).get(metric, 'too few events')})"
+    return f"{value:.{digits}f} (95 % CI {ends['low']:.{digits}f} to {ends['high']:.{digits}f})"
 
 def of_100(share: float) -> str: return f"{100 * share:.0f}"
 
 # %% ../nbs/07_eval.ipynb #07-012
-WORKS = {"undecided": "It cannot be told.", "constant": "No: it gives one answer for every event.", "worse": "No: it has the two the wrong way round.", "at_chance": "No.", "at_chance, roughly": "Not shown.",
-         "not_beyond_metadata": "Not shown to see the behaviour.", "above_chance": "Better than guessing."}
-NEXT = {  # call -> in a word, and why
-    "undecided": ("Score more events, in more bouts.", "With these the question cannot be answered."),
-    "undecided, no bouts": ("Give the events with --manifest.", "Then the bouts are known, and with them how sure the figures are. More events are not needed for that."),
-    "undecided, one class": ("Score events of both behaviours.", "With one of them alone there is nothing to tell apart."),
-    "constant": ("Look at the training, not at more events.",
-                 "More events would get the same answer. Look at where the training collapsed (crosssuck curves), and at what the model is shown (notebook 04a)."),
-    "worse": ("Look for swapped labels.", "If there are none, look for a shortcut that turns round on these events: crosssuck confounds."),
-    "at_chance": ("Leave the threshold alone; look at what the model is shown, and train again.",
-                  "There is nothing to tune yet, and nothing to compare. Look at its film strips (notebook 04a), and run crosssuck confounds."),
-    "at_chance, roughly": ("Leave the threshold alone; score more tail events, or look at what the model is shown and train again.",
-                           "As long as it is open whether it works, there is nothing to tune and nothing to compare. Look at its film strips (notebook 04a), and run crosssuck confounds."),
-    "not_beyond_metadata": ("Show first that it sees behaviour.", "Models that saw no picture do as well: run crosssuck confounds, and leave one group out."),
-    "above_chance": ("Test it on groups it has never seen.",
-                     "Then choose the threshold on validation (crosssuck calibrate), and look at the events it gets most wrong."),
-    "above_chance, test": ("Leave one group out, to see whether it holds beyond these groups.",
-                           "Choose the threshold on validation (crosssuck calibrate), and look at the events it gets most wrong."),
-    "above_chance, roughly": ("Score more tail events.",
-        "With {tails} of them it is known only to within {width} of 100 pairs. Then choose the threshold on validation (crosssuck calibrate)."),
+WORKS = {"undecided": "Cannot be told.", "constant": "No: the score is constant.",
+         "worse": "No: the ranking is inverted.", "at_chance": "No evidence of skill.",
+         "at_chance, excluded": "No evidence of skill; not useful by the lab's line.",
+         "at_chance, inconclusive": "Inconclusive.", "selected": "No verdict from validation.",
+         "not_beyond_metadata": "Not shown to exceed the metadata baseline.",
+         "above_chance": "Better than chance."}
+_CHECK = "View the film strips (notebook 04a), and run crosssuck confounds."
+_THRESHOLD = "choose the threshold on validation (crosssuck calibrate), and view the largest errors."
+NEXT = {  # case -> what to do, and why
+    "undecided": ("Score more events, in more bouts.", "These are too few for a CI."),
+    "undecided, no bouts": ("Give the events with --manifest.",
+        "They name the bouts, which the CI needs. More events are not needed for that."),
+    "undecided, one class": ("Score events of both behaviours.", "A ROC AUC needs both."),
+    "constant": ("Check the training, not the number of events.", "More events would get the same score. "
+        "See where the class collapse began (crosssuck curves), and what the model receives (notebook 04a)."),
+    "worse": ("Check for swapped labels.",
+        "If there are none, look for a shortcut of opposite sign on these events: crosssuck confounds."),
+    "at_chance": ("Keep the threshold; score more tail events, or check the model's input and train again.",
+        f"Until skill is shown, there is nothing to tune and nothing to compare. {_CHECK}"),
+    "at_chance, excluded": ("Keep the threshold; check the model's input, and train again.",
+        f"The whole CI already lies below the lab's line, so that more events would not help. {_CHECK}"),
+    "at_chance, inconclusive": ("Score more tail events.",
+        f"CI and permutation test disagree, so that the evidence is too weak for a verdict. {_CHECK}"),
+    "selected": ("Read the verdict of the test groups.",
+        "Events that selected the checkpoint cannot show its skill. Where the test groups are not "
+        "scored yet, score them."),
+    "not_beyond_metadata": ("Show first that the score comes from the video.",
+        "It is not shown to exceed what metadata alone reach: run crosssuck confounds, and leave one group out."),
+    "above_chance": ("Test it on groups that training has not seen.", f"Then {_THRESHOLD}"),
+    "above_chance, test": ("Leave one group out, to test whether it holds beyond these groups.",
+        f"Then {_THRESHOLD}"),
+    "above_chance, roughly": ("Score more tail events.", "With {tails} of them, the CI is {width} of 100 "
+        "pairs wide. Then choose the threshold on validation (crosssuck calibrate)."),
 }
+
+# %% ../nbs/07_eval.ipynb #07-180
+def case_of(facts: dict) -> str: # a key of WORKS
+    "Give the call of a table, and which kind of negative result it is."
+    if facts["call"] != "at_chance":
+        return facts["call"]
+    low, p = facts["intervals"]["roc_auc"]["low"], facts["permutation"]["p_value"]
+    if (low > 0.5) != (p <= (1 - LEVEL) / 2):
+        return "at_chance, inconclusive"
+    return "at_chance, excluded" if line_excluded(facts) else "at_chance"
 
 def next_step(
     facts: dict,      # as in metrics.json
     part: str = "validation",
-) -> tuple[str, str]: # in a word, and why
-    "Say what to do next, from the call on the ROC AUC and the width of its interval."
-    ends = facts["intervals"].get("roc_auc", {"low": 0, "high": 0})
+) -> tuple[str, str]: # what to do, and why
+    "Say what to do next, from the call on the ROC AUC and the width of its CI."
+    ends, case = facts["intervals"].get("roc_auc", {"low": 0, "high": 0}), case_of(facts)
     width = ends["high"] - ends["low"]
-    more = (", roughly" if width > 0.2 else ", test" if part == "test" else "") if facts["call"] == "above_chance" else ""
-    if _roughly(facts): more = ", roughly"
-    if facts["call"] == "undecided":
-        more = ", one class" if "roc_auc" in facts["absent"] else ", no bouts" if facts["no_interval"]["roc_auc"] == NO_BOUTS else ""
-    word, why = NEXT[facts["call"] + more]
+    if case == "above_chance" and width > 0.2:
+        case += ", roughly"
+    elif case == "above_chance" and part == "test":
+        case += ", test"
+    elif case == "undecided" and "roc_auc" in facts["absent"]:
+        case += ", one class"
+    elif case == "undecided" and facts["no_interval"]["roc_auc"] == NO_BOUTS:
+        case += ", no bouts"
+    word, why = NEXT[case]
     return word, why.format(tails=facts["support"]["tail"], width=of_100(width))
 
 # %% ../nbs/07_eval.ipynb #07-013
@@ -110,72 +140,93 @@ def answers(
 ) -> pd.DataFrame: # question, answer, because
     "Answer a reader's five questions: in a few words, then with the figures."
     part = part or facts.get("part", "validation")
-    rows = [("Does it work?", *_works(facts)), ("How sure is that?", *_sure(facts)), ("On how many tail events?", *_counted(facts, part)),
+    rows = [("Does it work?", *_works(facts)), ("How sure is that?", *_sure(facts)),
+            ("On how many tail events?", *_counted(facts, part)),
             ("Better than what?", *_better(facts)), ("What next?", *next_step(facts, part))]
     return pd.DataFrame(rows, columns=["question", "answer", "because"])
-
-def _roughly(facts: dict) -> bool:
-    "Say whether a model at chance might still be of some use."
-    return facts["call"] == "at_chance" and not ruled_out(facts)
 
 def _works(facts: dict) -> tuple[str, str]:
     auc = facts["metrics"].get("roc_auc")
     if auc is None:
         return WORKS["undecided"], f"Among these events there is {facts['absent']['roc_auc']}."
     if facts["call"] == "constant":
-        return WORKS["constant"], "Shown a tail-sucking and an ear-sucking event, it gives both the same score. Guessing does as well."
-    but = " So do models that never saw a picture." if facts["call"] == "not_beyond_metadata" else ""
-    return (WORKS[facts["call"] + (", roughly" if _roughly(facts) else "")],
-            f"Shown a tail-sucking and an ear-sucking event, it gives the tail event the higher score in {of_100(auc)} of 100 pairs. Guessing does so in 50.{but}")
+        return WORKS["constant"], "All events have the same score, so that none can be ranked (ROC AUC 0.50)."
+    return (WORKS[case_of(facts)],
+            f"ROC AUC {auc:.2f}: in {of_100(auc)} of 100 pairs of a tail and an ear event, the tail event has "
+            "the higher score (chance level: 50).")
 
 # %% ../nbs/07_eval.ipynb #07-014
 def _sure(facts: dict) -> tuple[str, str]:
-    ends, useful = facts["intervals"].get("roc_auc"), f"{of_100(USEFUL_AUC)} or more, as a useful model would have,"
+    ends, line = facts["intervals"].get("roc_auc"), facts.get("useful_roc_auc")
     if facts["call"] == "constant":
-        return "Sure.", f"All {facts['n']} events got the same probability: that needs no interval."
+        return "Certain.", f"All {facts['n']} events have the same probability; this needs no CI."
     if not ends:
-        return "Not at all.", f"There is no interval: {facts['absent'].get('roc_auc') or facts['no_interval']['roc_auc']}."
-    open_word = "Not sure: a useful model is not ruled out." if ends["high"] >= USEFUL_AUC else "Not sure: the interval and the shuffled labels do not agree."
-    word = {"worse": "Sure.", "at_chance": open_word if _roughly(facts) else "Sure enough: a useful model is ruled out."}.get(
-        facts["call"], "Sure that it beats guessing" + (", not by how much." if ends["high"] - ends["low"] > 0.2 else "."))
-    holds = f" {useful} {'is' if ends['high'] >= USEFUL_AUC else 'is not'} among these." if facts["call"] == "at_chance" else ""
-    if _roughly(facts) and ends["high"] < USEFUL_AUC:
-        holds += (f" Whether it beats guessing stays open: this range {'holds' if ends['low'] <= 0.5 else 'lies above'} 50, and shuffled labels do as well in "
-                  f"{100 * facts['permutation']['p_value']:.1f} of 100 shuffles.")
-    return word, (f"With other events of the same kind, the {of_100(facts['metrics']['roc_auc'])} would probably lie between {of_100(ends['low'])} and {of_100(ends['high'])} "
-                  f"(95 % interval over {ends['n_units']} bouts: events within 30 s of each other are right or wrong together).{holds}")
+        why = facts["absent"].get("roc_auc") or facts["no_interval"]["roc_auc"]
+        return "Not known.", f"There is no CI: {why}."
+    low, high = (bound(ends[k], 0.5, line) for k in ("low", "high"))
+    about = "lies above" if ends["low"] > 0.5 else "lies below" if ends["high"] < 0.5 else "includes"
+    why = (f"The CI is over {ends['n_units']} bouts, since events within 30 s of each other are not "
+           f"independent. {_meaning(facts)}")
+    return f"95 % CI {low}–{high}; it {about} chance level, 0.50.", why.strip()
+
+def _meaning(facts: dict) -> str:
+    "Say what the CI excludes, or what the selection does to it."
+    case, record = case_of(facts), selecting(facts)
+    if case == "at_chance, inconclusive":
+        p = facts["permutation"]["p_value"]
+        return f"The permutation test does not agree with it (p = {p:.3f}). {excluded_words(facts)}"
+    if case == "selected":
+        why = optimism_words(record, "roc_auc", facts["metrics"]["roc_auc"])
+        return f"It is not corrected for a selection: {why}."
+    return excluded_words(facts) if case.startswith("at_chance") else " ".join(line_words(facts))
 
 # %% ../nbs/07_eval.ipynb #07-015
 def _counted(facts: dict, part: str) -> tuple[str, str]:
     (ears, alarms), (missed, found) = facts["confusion_matrix"]
     ends, tails = facts["intervals"].get("roc_auc"), missed + found
-    bouts = f", in {facts['n_tail_bouts']} bouts" if facts.get("n_tail_bouts") else f", in {ends['n_deciding']} bouts" if ends else ""
-    return (f"{tails} tail event{'s' * (tails != 1)}{bouts}.",
-            f"Beside {ears + alarms} ear events ({part}). It found {found} of the {tails}, and called {alarms} of the {ears + alarms} ear events tail.")
+    bouts = facts.get("n_tail_bouts") or (ends["n_deciding"] if ends else None)
+    where = f", in {bouts} bout{'s' * (bouts != 1)}" if bouts else ""
+    return (f"{tails} tail event{'s' * (tails != 1)}{where}.",
+            f"Beside {ears + alarms} ear events ({part}). At the threshold 0.5, {found} of the {tails} were "
+            f"found, and {alarms} of the {ears + alarms} ear events were called tail.")
 
-def beaten(facts: dict) -> dict[str, bool]: # baseline that has a ROC AUC -> whether the model is shown to beat it
-    "Say which baselines the ROC AUC is shown to beat, by its interval or by that of the paired difference."
+def beaten(facts: dict) -> dict[str, bool]: # baseline that has a ROC AUC -> whether the model is shown to exceed it
+    "Say which baselines the ROC AUC is shown to exceed, by its CI or by that of the paired difference."
     low = facts["intervals"].get("roc_auc", {}).get("low", 0)
     gain = {k: facts["differences"][k]["low"] if k in facts.get("differences", {}) else low - facts["baselines"][k]["roc_auc"]
             for k in RIVALS if "roc_auc" in facts["baselines"].get(k, {})}
-    return {k: bool(g > 0) for k, g in gain.items()}
+    return {k: bool(g > 0) and selecting(facts) is None for k, g in gain.items()}
 
 def _better(facts: dict) -> tuple[str, str]:
-    "Name what is beaten, and set the counts side by side."
-    short = {"always_ear": "guessing", "metadata_deployable": RIVALS["metadata_deployable"], "metadata_all": RIVALS["metadata_all"]}
-    seen = {words: beaten(facts).get(k, False) for k, words in short.items() if k in beaten(facts)}
+    "Name what is exceeded, and set the figures side by side."
+    names = {"always_ear": "chance level", **{k: f"the {RIVALS[k]}" for k in ("metadata_deployable", "metadata_all")}}
+    seen = {words: beaten(facts)[k] for k, words in names.items() if k in beaten(facts)}
     won, lost = ([w for w, better in seen.items() if better == side] for side in (True, False))
-    none = "It is not shown to beat any of what it was compared with" if _roughly(facts) else "It beats none of what it was compared with"
-    head = (f"Than {' and than '.join(won)}" + (f"; not shown for {' or '.join(lost)}" if lost else "") if won else none) + "."
-    if "roc_auc" in facts["absent"]: head = f"There is nothing to compare: {facts['absent']['roc_auc']}."
-    elif "roc_auc" not in facts["intervals"] and facts["call"] != "constant": head = "Not known: there is no interval."
-    auc, right = facts["metrics"].get("roc_auc"), facts["metrics"].get("accuracy")
-    others = [f"{of_100(facts['baselines'][k]['roc_auc'])} with {RIVALS[k]}" for k in ("metadata_deployable", "metadata_all")
-              if "roc_auc" in facts["baselines"].get(k, {})]
-    against = " and ".join(others) or "50 by guessing (no training table was given to fit metadata on)"
-    ranks = "It puts no pair in order" if facts["call"] == "constant" else f"Of 100 pairs it ranks {'' if auc is None else of_100(auc)} rightly"
-    pairs = f"{ranks}, against {against}. " if auc is not None else ""
-    return head, f"{pairs}Of 100 events it calls {of_100(right)} rightly, against {of_100(facts['baselines']['always_ear']['accuracy'])} by always answering ear."
+    head = f"Better than {_listed(won, 'and')}" if won else ""
+    if lost:
+        head += f"; not shown for {_listed(lost)}" if won else f"Not shown to exceed {_listed(lost)}"
+    if "roc_auc" in facts["absent"]:
+        head = f"There is nothing to compare: {facts['absent']['roc_auc']}"
+    elif facts["call"] == "constant":
+        head = "Than nothing: the score is constant"
+    elif "roc_auc" not in facts["intervals"]:
+        head = "Not known: there is no CI"
+    elif facts["call"] == "selected":
+        head = "No verdict from validation"
+    return f"{head}.", _side_by_side(facts)
+
+def _listed(names: list[str], word: str = "or") -> str: # "a, b or c"
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+def _side_by_side(facts: dict) -> str:
+    "Print ROC AUC and accuracy beside their baselines."
+    auc, base = facts["metrics"].get("roc_auc"), facts["baselines"]
+    others = [f"{base[k]['roc_auc']:.2f} of the {RIVALS[k]}" for k in ("metadata_deployable", "metadata_all")
+              if "roc_auc" in base.get(k, {})]
+    against = " and ".join(others) or "0.50 by chance (no training table was given for a metadata baseline)"
+    ranks = "" if auc is None else f"ROC AUC {auc:.2f}, against {against}. "
+    return (f"{ranks}Accuracy {facts['metrics']['accuracy']:.2f}, against "
+            f"{base['always_ear']['accuracy']:.2f} of the {RIVALS['always_ear']}.")
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}f}"
@@ -184,32 +235,39 @@ def _number(value: float | None, digits: int = 3) -> str:
 def standing_figure(
     facts: dict, # as in metrics.json; with a ROC AUC
 ):
-    "Draw the model's ROC AUC with its interval on one line, with guessing and the metadata beside it."
+    "Draw the ROC AUC with its CI on one line, beside chance level and the metadata baseline."
     import matplotlib.pyplot as plt
-    auc, ends = 100 * facts["metrics"]["roc_auc"], facts["intervals"].get("roc_auc")
+    auc, ends, useful = facts["metrics"]["roc_auc"], facts["intervals"].get("roc_auc"), facts.get("useful_roc_auc")
     figure = plt.figure(figsize=(9.6, 1.25), dpi=80, layout="constrained")
     ax = figure.subplots()
-    ax.axvspan(100 * USEFUL_AUC, 100, color=COLOUR["good"], alpha=0.10, lw=0)
-    ax.text(99.5, 1.32, f"useful: {of_100(USEFUL_AUC)} or more", fontsize=9, va="top", ha="right", color="#00664a")
-    ax.axvline(50, color="#666666", lw=1.2, ls="--")
-    ax.text(49.5, 1.32, "guessing: 50", fontsize=9, va="top", ha="right", color="#444444")
-    if ends: ax.plot([100 * ends["low"], 100 * ends["high"]], [0.4, 0.4], color="black", lw=5, solid_capstyle="butt")
+    if useful is not None:
+        ax.axvspan(useful, 1, color=COLOUR["good"], alpha=0.10, lw=0)
+        ax.text(0.995, 1.32, f"useful by the lab's criteria: {useful:.2f} or more", fontsize=9, va="top", ha="right", color="#00664a")
+    ax.axvline(0.5, color="#666666", lw=1.2, ls="--")
+    ax.text(0.495, 1.32, "chance level: 0.50", fontsize=9, va="top", ha="right", color="#444444")
+    if ends: ax.plot([ends["low"], ends["high"]], [0.4, 0.4], color="black", lw=5, solid_capstyle="butt")
     ax.plot(auc, 0.4, "o", color="black", ms=11)
-    ax.text(auc, 0.04, f"this model: {auc:.0f}", fontsize=10, va="top", ha="center", weight="bold", bbox={"color": "white", "pad": 0.6})
-    name = "metadata_deployable"
-    if "roc_auc" in facts["baselines"].get(name, {}):
-        other = 100 * facts["baselines"][name]["roc_auc"]
+    ax.text(auc, 0.04, f"this model: {auc:.2f}", fontsize=10, va="top", ha="center", weight="bold", bbox={"color": "white", "pad": 0.6})
+    other, label = _beside(facts)
+    if other is not None:
         ax.plot(other, 0.4, "D", color=COLOUR["tail"], ms=8)
-        close = abs(other - auc) < 20
-        ax.text(min(max(other, 34), 86), 0.58 if close else 0.04, f"no picture, only {RIVALS[name].removesuffix(' alone')}: {other:.0f}", fontsize=9,
-                va="bottom" if close else "top", ha="center", color=COLOUR["tail"],
-                bbox={"color": "white", "pad": 0.4, "alpha": 0.8})
-    ax.set(xlim=(0 if auc < 25 else 20, 100), ylim=(-0.45, 1.35), yticks=[])
-    ax.set_xlabel("of 100 pairs of a tail and an ear event: tail scored higher (bar: 95 % interval)", fontsize=9)
+        close = abs(other - auc) < 0.2
+        ax.text(min(max(other, 0.34), 0.86), 0.58 if close else 0.04, label, fontsize=9, va="bottom" if close else "top", ha="center",
+                color=COLOUR["tail"], bbox={"color": "white", "pad": 0.4, "alpha": 0.8})
+    ax.set(xlim=(0 if auc < 0.25 else 0.2, 1), ylim=(-0.45, 1.35), yticks=[])
+    ax.set_xlabel("ROC AUC (bar: 95 % CI over bouts)", fontsize=9)
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right", "left"]].set_visible(False)
     plt.close(figure)  # it is shown where it is returned, once
     return figure
+
+def _beside(facts: dict) -> tuple[float | None, str]:
+    "Give what the model is drawn beside: what the selection alone reaches, else the metadata baseline."
+    chance = ((selecting(facts) or {}).get("chance") or {}).get("roc_auc") if facts["call"] == "selected" else None
+    if chance:
+        return chance["high"], f"no skill, after the same selection: up to {chance['high']:.2f}"
+    auc = facts["baselines"].get("metadata_deployable", {}).get("roc_auc")
+    return auc, "" if auc is None else f"{RIVALS['metadata_deployable']}: {auc:.2f}"
 
 # %% ../nbs/07_eval.ipynb #07-022
 def usual_table(
@@ -235,27 +293,27 @@ def confusion_table(facts: dict) -> pd.DataFrame:
 def unsaid_table(
     facts: dict, # as in metrics.json
 ) -> pd.DataFrame: # what, this model, beside it
-    "Say what accuracy and F1 leave out: ranking, chance, metadata, shuffled labels, intervals."
+    "Set what accuracy and F1 leave out beside them: ranking, chance level, metadata, permutations, CIs."
     ends, base, p = facts["intervals"], facts["baselines"], facts["permutation"]
     over = f", over {ends['roc_auc']['n_units']} bouts" if "roc_auc" in ends else ""
     tails, n = facts["support"]["tail"], facts["n"]
-    rows = [("ROC AUC: tail above ear", span_words(facts, "roc_auc", 3) + over, "a coin: 0.500"),
-            ("average precision", span_words(facts, "average_precision", 3), f"the share of tail events: {tails / max(n, 1):.3f}"),
-            ("macro F1", span_words(facts, "macro_f1", 3),
-                f"always answering ear: {_number(base['always_ear'].get('macro_f1'))}; a coin that says tail as often: {_number(base['coin_same_rate'].get('macro_f1'))}"),
-            ("accuracy", span_words(facts, "accuracy", 3), f"always answering ear: {_number(base['always_ear'].get('accuracy'))}"),
+    f1 = {k: f"{RIVALS[k]}: {_number(base[k].get('macro_f1'))}" for k in ("always_ear", "coin_same_rate")}
+    rows = [("ROC AUC", span_words(facts, "roc_auc", 3) + over, "chance level: 0.500"),
+            ("average precision", span_words(facts, "average_precision", 3), f"chance level, the share of tail events: {tails / max(n, 1):.3f}"),
+            ("macro F1", span_words(facts, "macro_f1", 3), "; ".join(f1.values())),
+            ("accuracy", span_words(facts, "accuracy", 3), f"{RIVALS['always_ear']}: {_number(base['always_ear'].get('accuracy'))}"),
             ("tail recall", span_words(facts, "recall_tail", 3), f"{tails} tail events")]
     for k, fields in facts["metadata_fields"].items():
         words = ", ".join(FIELD_WORDS[f] for f in fields)
         gap = facts["differences"].get(k)
-        more = f"{gap['value']:+.3f} against it (95 % interval {gap['low']:+.2f} to {gap['high']:+.2f})" if gap else ""
-        rows.append((f"metadata alone, fitted on training: {words}", more,
+        more = f"{gap['value']:+.3f} against it (95 % CI {gap['low']:+.2f} to {gap['high']:+.2f})" if gap else ""
+        rows.append((f"metadata baseline, fitted on training: {words}", more,
                      f"ROC AUC {_number(base[k].get('roc_auc'))}, macro F1 {_number(base[k].get('macro_f1'))}"))
     if not facts["metadata_fields"]:
-        rows.append(("metadata alone", "", "not known: no training table was given"))
-    rows.append(("labels of whole bouts exchanged", f"p = {p['p_value']:.3f}" if p else "not done: no ROC AUC with an interval",
-                 f"such shuffles (among bouts of about the same length) give {p['mean']:.3f} on average; {100 * p['p_value']:.0f} % of {p['n']:,} reach the ROC AUC of this model"
-                 if p else ""))
+        rows.append(("metadata baseline", "", "not computed: no training table was given"))
+    beside = (f"permutations (among bouts of about the same length) give {p['mean']:.3f} on average; "
+              f"{100 * p['p_value']:.0f} % of {p['n']:,} reach the ROC AUC of this model") if p else ""
+    rows.append(("permutation test over bouts", f"p = {p['p_value']:.3f}" if p else "not done: no ROC AUC with a CI", beside))
     return pd.DataFrame(rows, columns=["what", "this model", "beside it"])
 
 # %% ../nbs/07_eval.ipynb #07-026
@@ -454,27 +512,52 @@ def decide(
     return MET if met else NOT_MET if missed else f"{UNKNOWN} from {n}"
 
 # %% ../nbs/07_eval.ipynb #07-051
+CRITERIA_RULE = ("Met only if the whole 95 % CI lies beyond the line, not met only if it lies wholly on the other "
+                 "side; else it cannot be told. On events that selected the epoch, nothing is called met.")
+SELECTED_EPOCH = f"{UNKNOWN}: these events selected the epoch"
+
 def _row(criterion: str, asked: str, found: str, answer: str) -> dict:
     return {"criterion": criterion, "asked": asked, "found": found, "answer": answer}
 
-def _metric_row(name: str, facts: dict | None, metric: str, line: str, n: str, **bounds) -> dict:
+def _metric_row(line: MetricLine, facts: dict | None) -> dict:
     "Decide one criterion on a metric of metrics.json."
+    over, under = (next((v for v in pair if v is not None), None)
+                   for pair in ((line.above, line.at_least), (line.below, line.at_most)))
+    asked = next(f"{k.replace('_', ' ')} {v:.2f}" for k in ("above", "at_least", "below", "at_most")
+                 if (v := getattr(line, k)) is not None)
     if not facts:
-        return _row(name, line, "", f"{UNKNOWN}: no predictions of this part")
-    if facts["metrics"].get(metric) is None:
-        return _row(name, line, "", f"{UNKNOWN} from {n}")
-    return _row(name, line, span_words(facts, metric, 3), decide(facts["intervals"].get(metric), n=n, **bounds))
+        return _row(line.name, asked, "", f"{UNKNOWN}: no predictions of this part")
+    if line.metric not in facts["metrics"] and line.metric not in facts.get("absent", {}):
+        return _row(line.name, asked, "", f"{UNKNOWN}: {line.metric} was not computed; evaluate again")
+    whole = line.metric.startswith(("ece", "adaptive_ece", "brier", "accuracy"))
+    n = f"n = {facts['n']} events" if whole else f"n = {facts['support']['tail']} tail events"
+    answer = decide(facts["intervals"].get(line.metric), over, under, n)
+    if selecting(facts) is not None and (answer == MET or (answer == NOT_MET and over is None)):
+        answer = SELECTED_EPOCH  # a selection raises the score, so that only a low score can be told
+    return _row(line.name, asked, span_words(facts, line.metric, 3), answer)
 
-def _repeat_row(facts: dict | None, part: str) -> dict:
-    "Decide the criterion of repeated values against chance."
-    name, asked = f"no clustered probabilities on {part}", "values three times or more no commoner than chance"
+# %% ../nbs/07_eval.ipynb #07-181
+def poisson_ci(count: int) -> tuple[float, float]: # low, high
+    "Give the exact 95 % CI of a Poisson mean (Garwood, 1936)."
+    tail = (1 - LEVEL) / 2
+    low = chi2.ppf(tail, 2 * count) / 2 if count else 0.0
+    return float(low), float(chi2.ppf(1 - tail, 2 * count + 2) / 2)
+
+def _repeat_row(facts: dict | None, part: str, most_excess: float) -> dict:
+    "Decide the criterion of repeated values: their excess over chance against an equivalence margin."
+    name = f"no clustered probabilities on {part}"
+    asked = f"values three times or more: at most {most_excess:.0%} of the events above chance"
     seen = (facts or {}).get("repeated_values")
     if not seen:
         return _row(name, asked, "", f"{UNKNOWN}: no probabilities of this part")
     if seen["expected"] is None:
         return _row(name, asked, f"{seen['saturated']} saturated", f"{UNKNOWN} from n = {seen['n']}")
-    found = f"{seen['repeated']} values where {seen['expected']:.1f} are expected by chance; {seen['saturated']} saturated, apart"
-    return _row(name, asked, found, MET if seen["p_value"] > 0.025 else NOT_MET)
+    low, high = (end - seen["expected"] for end in poisson_ci(seen["repeated"]))
+    most = most_excess * seen["n"]
+    found = (f"{seen['repeated']} values, {seen['expected']:.1f} expected by chance: excess "
+             f"{seen['repeated'] - seen['expected']:+.1f} (95 % CI {low:+.1f} to {high:+.1f}; margin "
+             f"{most:.1f} of {seen['n']} events); {seen['saturated']} saturated, apart")
+    return _row(name, asked, found, decide({"low": low, "high": high}, under=most, n=f"n = {seen['n']} events"))
 
 # %% ../nbs/07_eval.ipynb #07-053
 def _training_row(history: dict | None, select_by: str) -> dict:
@@ -496,26 +579,43 @@ def _training_row(history: dict | None, select_by: str) -> dict:
     early = f"; epoch {epoch[one[0]]} had one class and recovered" if len(one) else ""
     return _row(name, asked, f"{len(epoch)} epochs, lowest tail recall {np.nanmin(recall):.2f}{early}", MET)
 
-def _epoch8_row(history: dict | None, tails: int | None) -> dict:
-    "Decide E1b's line for tail recall at epoch 8."
-    name, asked = "tail recall on validation by epoch 8", "at least 0.30 (0.30 to 0.50 was expected)"
-    at = dict(zip(history["epoch"], history["val_tail_recall"], strict=True)).get(8) if history and history.get("epoch") else None
-    if at is None or not tails:
-        return _row(name, asked, "", f"{UNKNOWN}: {'no epoch 8' if history and history.get('epoch') else 'no training history'}")
-    low, high = proportion_confint(round(at * tails), tails, method="wilson")
-    above = ", above the 0.30 to 0.50 that was expected" if low > 0.50 else ""
-    return _row(name, asked, f"{at:.3f} (95 % interval {low:.3f} to {high:.3f}){above}", decide({"low": low, "high": high}, 0.30, n=f"n = {tails} tail events"))
-
 # %% ../nbs/07_eval.ipynb #07-054
-def _seed_row(seeds: Sequence[dict]) -> dict:
-    "Decide whether every seed alone reaches the line of the ROC AUC."
-    name, asked = "robust to the seed", "at least 3 seeds, the ROC AUC on test of each above 0.60"
-    auc = [s["metrics"]["roc_auc"] for s in seeds if s["metrics"].get("roc_auc") is not None]
-    words = f"{len(auc)} seed" + "s" * (len(auc) != 1)
-    if len(auc) < 3:
-        return _row(name, asked, words, f"{UNKNOWN} from n = {words}")
-    return _row(name, asked, f"{min(auc):.2f} to {max(auc):.2f} over {words}", MET if min(auc) > 0.60 else NOT_MET)
+def _epoch_row(line: EpochRecall, history: dict | None, val: dict | None) -> dict:
+    "Decide the line for tail recall on validation at one epoch; the bouts are the effective number."
+    name, asked = f"tail recall on validation by epoch {line.epoch}", f"at least {line.at_least:.2f}"
+    if line.expected:
+        asked += " ({:.2f} to {:.2f} was expected)".format(*line.expected)
+    if not history or not history.get("epoch"):
+        return _row(name, asked, "", f"{UNKNOWN}: no training history")
+    at = dict(zip(history["epoch"], history["val_tail_recall"], strict=True)).get(line.epoch)
+    if at is None:
+        return _row(name, asked, "", f"{UNKNOWN}: no epoch {line.epoch}")
+    tails, bouts = (val or {}).get("support", {}).get("tail"), (val or {}).get("n_tail_bouts")
+    if not tails or not bouts:
+        return _row(name, asked, f"{at:.3f}", f"{UNKNOWN}: the bouts of the tail events are not known")
+    low, high = proportion_confint(at * bouts, bouts, method="wilson")
+    above = line.expected and low > line.expected[1]
+    found = f"{at:.3f} (95 % CI {low:.3f} to {high:.3f}, with {bouts} bouts as n)"
+    return _row(name, asked, found + (", above what was expected" if above else ""),
+                decide({"low": low, "high": high}, line.at_least, n=f"n = {tails} tail events in {bouts} bouts"))
 
+def _seed_row(line: SeedLine, seeds: Sequence[dict]) -> dict:
+    "Decide whether every seed reaches the line of the ROC AUC, each by its CI."
+    name = "robust to the seed"
+    asked = f"at least {line.least} seeds, the ROC AUC on test of each above {line.roc_auc_above:.2f}"
+    known = [s for s in seeds if s["metrics"].get("roc_auc") is not None]
+    words = f"{len(known)} seed{'s' * (len(known) != 1)}"
+    if len(known) < line.least:
+        return _row(name, asked, words, f"{UNKNOWN} from n = {words}")
+    auc, ends = [s["metrics"]["roc_auc"] for s in known], [s.get("intervals", {}).get("roc_auc") for s in known]
+    found = f"{min(auc):.2f} to {max(auc):.2f} over {words}"
+    if not all(ends):
+        return _row(name, asked, found, f"{UNKNOWN}: a seed has no CI")
+    low, high = min(e["low"] for e in ends), min(e["high"] for e in ends)
+    found += f"; lowest ends of their 95 % CIs {low:.2f} and {high:.2f}"
+    return _row(name, asked, found, decide({"low": low, "high": high}, line.roc_auc_above, n=f"n = {words}"))
+
+# %% ../nbs/07_eval.ipynb #07-182
 def criteria(
     val: dict | None,              # metrics.json of validation
     test: dict | None = None,      # metrics.json of the test groups
@@ -523,33 +623,37 @@ def criteria(
     *,
     seeds: Sequence[dict] = (),    # metrics.json of the test groups, one a seed of this experiment
     select_by: str = "macro_f1",   # how the epoch was selected
-) -> pd.DataFrame: # criterion, asked, found, answer
+    lab: Criteria | None = None,   # of `read_criteria`; the project's own if not given
+) -> pd.DataFrame: # criterion, asked, found, answer; empty without criteria
     "Check the lab's criteria by name: met, not met, or cannot be told from n = …"
-    count = {p: (f"n = {f['support']['tail']} tail events", f"n = {f['n']} events") if f else ("", "") for p, f in (("val", val), ("test", test))}
-    return pd.DataFrame([
-        _metric_row("tail recall on test", test, "recall_tail", "above 0.35", count["test"][0], over=0.35),
-        _metric_row("ROC AUC on test", test, "roc_auc", "above 0.60", count["test"][0], over=0.60),
-        _metric_row("ECE on test", test, "ece", "below 0.20", count["test"][1], under=0.20),
-        _repeat_row(test, "test") if test else _repeat_row(val, "validation"),
-        _training_row(history, select_by),
-        _metric_row("macro F1 on validation (E1b)", val, "macro_f1", "at least 0.60", count["val"][0], over=0.60),
-        _metric_row("tail recall on validation (E1b)", val, "recall_tail", "at least 0.40", count["val"][0], over=0.40),
-        _epoch8_row(history, val["support"]["tail"] if val else None),
-        _seed_row(seeds or ([test] if test else []))])
+    lab, rows = lab or read_criteria()[0] or Criteria(), []
+    rows += [_metric_row(line, test) for line in lab.metrics if line.part == "test"]
+    if lab.repeated_values:
+        which = (test, "test") if test else (val, "validation")
+        rows.append(_repeat_row(*which, lab.repeated_values.most_excess))
+    if lab.training:
+        rows.append(_training_row(history, select_by))
+    rows += [_metric_row(line, val) for line in lab.metrics if line.part == "validation"]
+    if lab.epoch_recall:
+        rows.append(_epoch_row(lab.epoch_recall, history, val))
+    if lab.seeds:
+        rows.append(_seed_row(lab.seeds, seeds or ([test] if test else [])))
+    return pd.DataFrame(rows, columns=["criterion", "asked", "found", "answer"])
 
 # %% ../nbs/07_eval.ipynb #07-060
-EXPECTED = {"train_binary_baseline_old_split": ("60 %", "17 %", "0.35"),
-            "train_binary_v3_intravideo": ("35–45 %", "35–50 %", "0.65–0.75"),
-            "train_binary_v3_intravideo_boosted": ("45–55 %", "40–55 %", "0.70–0.80")}  # validation tail recall, test tail recall, test ROC AUC
-
 def expectations(
     experiment: str,
     val: dict | None,         # metrics.json of validation
     test: dict | None = None, # metrics.json of the test groups
+    lab: Criteria | None = None, # of `read_criteria`; the project's own if not given
 ) -> pd.DataFrame: # what, expected in January, came; empty for an experiment that the plan did not have
-    "Set what the January plan expected of an experiment beside what came."
-    came = {"validation tail recall": (val, "recall_tail"), "test tail recall": (test, "recall_tail"), "test ROC AUC": (test, "roc_auc")}
-    rows = [(what, text, span_words(*came[what]) if came[what][0] else "not scored") for what, text in zip(came, EXPECTED.get(experiment, ()), strict=False)]
+    "Set what was expected of an experiment beside what came."
+    facts, rows = {"validation": val, "test": test}, []
+    lab = lab or read_criteria()[0] or Criteria()
+    for key, text in lab.expectations.get(experiment, {}).items():
+        part, _, metric = key.partition(" ")
+        came = span_words(facts[part], metric) if facts.get(part) else "not scored"
+        rows.append((f"{part} {HEADLINE.get(metric, metric)}", text, came))
     return pd.DataFrame(rows, columns=["what", "expected in January", "came"])
 
 # %% ../nbs/07_eval.ipynb #07-064
@@ -896,18 +1000,18 @@ def greyed(
     return as_block(table) | {"grey": [bool(g) for g in grey]}
 
 # %% ../nbs/07_eval.ipynb #07-091
-MOOD = {"undecided": "open", "constant": "bad", "worse": "bad", "at_chance": "bad", "not_beyond_metadata": "bad", "above_chance": "good"}
+MOOD = {"undecided": "open", "constant": "bad", "worse": "bad", "at_chance": "open", "selected": "open",
+        "at_chance, excluded": "bad", "at_chance, inconclusive": "open", "not_beyond_metadata": "bad",
+        "above_chance": "good"}
 
 def first_screen(
     facts: dict, # as in metrics.json
     part: str = "validation",
 ) -> list: # blocks
-    "Lay out what a reader in a hurry must see: the verdict, where the model stands, the five answers."
-    first, _, rest = facts["verdict"].partition(". ")
-    word, colon, said = first.partition(": ")
-    top = {"kind": "verdict", "mood": "open" if facts["call"] == "at_chance" and _roughly(facts) else MOOD[facts["call"]], "word": word + colon.strip(),
-           "text": said + ("." if rest else "")}
-    alt = "where the model stands between guessing and perfect"
+    "Lay out the verdict, the figure and the five answers."
+    word, text, rest = verdict_parts(facts["verdict"])
+    top = {"kind": "verdict", "mood": MOOD[case_of(facts)], "word": word, "text": text}
+    alt = "the ROC AUC with its CI, beside chance level and the metadata baseline"
     figure = [as_block(standing_figure(facts)) | {"top": True, "alt": alt}] if "roc_auc" in facts["metrics"] else []
     five = {"kind": "five", "rows": answers(facts, part).to_numpy().tolist()}
     return [top, *figure, five, *([{"kind": "more", "text": rest}] if rest else [])]
@@ -926,54 +1030,55 @@ def report_blocks(
     pictures: Sequence = (), # blocks of the gallery
     cards: Sequence = (),    # blocks of the two cards
     training: dict | None = None, # of `trained`, for the criteria
+    lab: Criteria | None = None,  # criteria in force; the project's own if not given
 ) -> list: # for `write_report`
-    "Lay out a report: the first screen, the usual table and what it does not say, the curves, the cells, the criteria, the failures, the cards."
-    small = (f"Cells with fewer than {SMALL[0]} events or fewer than {SMALL[1]} tails are counted and not scored (grey). In brackets 95 % intervals "
+    "Lay out a report: the first screen, the tables, the curves, the subgroups, the criteria, the errors, the cards."
+    small = (f"Cells with fewer than {SMALL[0]} events or fewer than {SMALL[1]} tails are counted and not scored (grey). In brackets 95 % CIs "
              f"over bouts; none where fewer than {MIN_UNITS} bouts decide.")
     found = breakdown(facts["cells"])
+    asked = criteria(*((facts,) if part == "validation" else (None, facts)), **(training or {}), lab=lab)
     sections = {
         "The usual table": ("As a lab's report prints it.", usual_table(facts), confusion_table(facts)),
-        "What that table does not say": (unsaid_table(facts),),
-        "All figures": ("Beside the model: what costs nothing. A number that does not stand out from its own row is no result.", headline(facts),
-                        {"kind": "more", "text": defined(facts)}),
-        "Who is mistaken for whom": ("At a threshold of 0.5. The lower row first: of the true tails, how many were called tail?", confusion_figure(facts)),
-        "All thresholds at once": ("The bands are 95 %, drawn over bouts. Look at whether they leave the dashed line, which is a coin.",
-                                   curves_figure({part: table}, n_boot)),
-        "If it may abstain": (_abstain_words(facts), *_risk_figure(facts)),
-        "Behaviours that were left out": _left_out_blocks(facts),
-        "Where it works and where it does not": (small, greyed(found, found.remark == "small") if len(found)
-                                                 else "The events are not known: give them with --manifest."),
-        "The lab's criteria": ("Met if the whole interval lies beyond the line, not met if none of it does.",
-                               criteria(*((facts,) if part == "validation" else (None, facts)), **(training or {}))),
-        "The events it gets most wrong": (facts["errors"]["sentence"], failures(table).round(2), *pictures),
+        "Ranking, chance level and baselines": (unsaid_table(facts),),
+        "All metrics and their baselines": ("A metric whose CI includes a baseline of its own row is not shown to exceed it.", headline(facts),
+                                            {"kind": "more", "text": defined(facts)}),
+        "Confusion matrix": ("At the threshold 0.5. The lower row first: how many of the true tails were called tail?", confusion_figure(facts)),
+        "ROC and precision-recall curves": ("The bands are pointwise 95 %, over bouts. The dashed line is chance level.",
+                                            curves_figure({part: table}, n_boot)),
+        "Selective prediction": (_abstain_words(facts), *_risk_figure(facts)),
+        "Out-of-distribution behaviours": _left_out_blocks(facts),
+        "Subgroup analysis": (small, greyed(found, found.remark == "small") if len(found)
+                              else "The events are not known: give them with --manifest."),
+        "The lab's criteria": (CRITERIA_RULE, asked) if len(asked) else (),
+        "Largest errors": (facts["errors"]["sentence"], failures(table).round(2), *pictures),
     }
-    return [*first_screen(facts, part), *(block for title, blocks in sections.items() for block in (f"# {title}", *blocks)), *cards]
+    return [*first_screen(facts, part), *(block for title, blocks in sections.items() if blocks for block in (f"# {title}", *blocks)), *cards]
 
 # %% ../nbs/07_eval.ipynb #07-093
 def _risk_figure(facts: dict) -> tuple:
     return (risk_figure(pd.DataFrame(facts["risk_coverage"])),) if facts["risk_coverage"] else ()
 
 def _abstain_words(facts: dict) -> str:
-    "Say what is gained by answering only the surer half."
+    "Say what selective prediction on the half with the highest confidence gains."
     rows = {r["coverage"]: r for r in facts["risk_coverage"]}
     if 0.5 not in rows:
         return "Not computed: the bouts are not known, or there are too few events."
     half, whole = rows[0.5], rows[1.0]
-    gain = f"{'Not shown to be better' if half['high'] >= half['always_ear'] else 'Better'} than always answering ear on the same events."
-    return (f"Answering all events, it is wrong in {whole['risk']:.0%} of them; answering only the half it is surest of, in {half['risk']:.0%} "
-            f"(95 % interval {half['low']:.0%} to {half['high']:.0%}); always ear would be wrong in {half['always_ear']:.0%} of that half. {gain}")
+    gain = f"{'Not shown to be better' if half['high'] >= half['always_ear'] else 'Better'} than the majority-class baseline (always ear) on the same events."
+    return (f"Error rate on all events: {whole['risk']:.0%}; on the half with the highest confidence: {half['risk']:.0%} "
+            f"(95 % CI {half['low']:.0%} to {half['high']:.0%}); always ear would be wrong in {half['always_ear']:.0%} of that half. {gain}")
 
 def _left_out_blocks(facts: dict) -> tuple:
-    "Show what the model says of behaviours it was not taught."
+    "Show what the model does with behaviours that training did not have."
     rows = facts.get("left_out") or []
     if not rows:
         return (facts.get("left_out_note") or "Not scored: no predictions of teat or other events were given (--left-out).",)
     t = pd.DataFrame(rows)
-    ends = [f"{r.roc_auc:.2f}" + (f" ({r.low:.2f} to {r.high:.2f})" if r.low is not None and r.low == r.low else f" (no interval: {r.note})")
+    ends = [f"{r.roc_auc:.2f}" + (f" ({r.low:.2f} to {r.high:.2f})" if r.low is not None and r.low == r.low else f" (no CI: {r.note})")
             for r in t.itertuples()]
     told = pd.DataFrame({"behaviour": t.behaviour, "events": t.events, "called tail": t.called_tail, "score of unfamiliarity": t.score,
                          "ROC AUC, left out against ear and tail": ends})
-    return ("The model has no word for these. Does it at least look unsure? 0.5: it cannot tell them from ear and tail.", told)
+    return ("The model has no class for these. A ROC AUC of 0.5 means that its uncertainty does not separate them from ear and tail.", told)
 
 # %% ../nbs/07_eval.ipynb #07-094
 def shown(table: pd.DataFrame):
@@ -988,10 +1093,13 @@ def assess(
     train: pd.DataFrame | None = None, # the training events, for the metadata baseline
     *,
     left_out: pd.DataFrame | None = None, # predictions of behaviours that were left out
+    criteria: str | os.PathLike | None = None, # file of the lab's criteria; the project's own if not given
     n_boot: int = 2000, n_perm: int = 1000,
 ) -> dict: # as metrics.json
     "Summarise a table: metrics, cells, abstaining, behaviours left out, repeated values, where the errors lie."
-    facts = summarise(table, train=train, n_boot=n_boot, n_perm=n_perm) | {"repeated_values": repeated_values(table.prob_tail)}
+    lab, source = read_criteria(criteria)
+    facts = summarise(table, train=train, useful=lab and lab.useful_roc_auc, n_boot=n_boot, n_perm=n_perm)
+    facts |= {"criteria_source": source} | {"repeated_values": repeated_values(table.prob_tail)}
     is_tail, prob, known = (table.true_label == "tail").to_numpy(), table.prob_tail.to_numpy(float), "bout_id" in table and (table.bout_id != "").all()
     few = min(n_boot, 500)
     facts["n_tail_bouts"] = int(table.bout_id[is_tail].nunique()) if known else None
@@ -1017,6 +1125,7 @@ def evaluate(
     left_out: str | os.PathLike | pd.DataFrame | None = None, # predictions of teat and other events; the run's if not given
     simulated: bool = False,       # say on the page that the calves are drawn
     part: str | None = None,       # validation or test; told from the groups if not given
+    criteria: str | os.PathLike | None = None, # file of the lab's criteria; the project's own if not given
     n_boot: int = 2000, n_perm: int = 1000,
 ) -> dict: # as written to metrics.json
     "Evaluate a table of predictions and write facts, report and cards."
@@ -1025,12 +1134,15 @@ def evaluate(
     if left_out is None and run is not None and (run / "left_out_predictions.csv").exists():
         left_out = run / "left_out_predictions.csv"
     part = part or which_part(table, train)
-    facts = {"part": part} | assess(table, train, left_out=None if left_out is None else read_left_out(left_out), n_boot=n_boot, n_perm=n_perm)
+    left_out = None if left_out is None else read_left_out(left_out)
+    facts = {"part": part} | assess(table, train, left_out=left_out, criteria=criteria, n_boot=n_boot, n_perm=n_perm)
+    facts = judged(facts | selection_of(predictions, part))
     if out is not None:
         (Path(out) / "metrics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
         cards = write_cards(manifest, run, Path(out))
         title = "Evaluation on " + ("groups that training never saw" if part == "test" else "validation")
-        blocks = report_blocks(table, facts, part, pictures=gallery(table, run), cards=cards, training=trained(run))
+        blocks = report_blocks(table, facts, part, pictures=gallery(table, run), cards=cards, training=trained(run),
+                               lab=read_criteria(criteria)[0])
         write_report(Path(out) / "report.html", title, blocks, simulated=simulated)
         write_json(Path(out) / "metrics.json", facts)
     return facts
@@ -1043,6 +1155,16 @@ def trained(
     if run is None or not (run / "training_history.json").exists() or not (run / "config.yaml").exists():
         return {}
     return {"history": read_json(run / "training_history.json"), "select_by": read_yaml(run / "config.yaml")["optim"]["select_by"]}
+
+def selection_of(predictions: object, part: str) -> dict: # {"selection": …}; empty where it is not recorded
+    "Read the record of the selection that lies beside a run's own table of validation predictions."
+    if part == "test":
+        return {"selection": None}
+    here = Path(predictions) if isinstance(predictions, str | os.PathLike) else None
+    if here is None or here.name != RUN_TABLES["validation"] or not (here.parent / "metrics/metrics.json").exists():
+        return {}
+    told = read_json(here.parent / "metrics/metrics.json")
+    return {"selection": told["selection"]} if "selection" in told else {}
 
 def find_run(predictions: object, run: str | os.PathLike | None) -> RunFolder | None:
     "Take the run that is named, or the one whose folder the predictions lie in."
@@ -1399,26 +1521,43 @@ def compare(
 # %% ../nbs/07_eval.ipynb #07-126
 def run_criteria(
     runs: Sequence[RunFolder],
+    lab: Criteria | None = None, # of `read_criteria`; the project's own if not given
 ) -> pd.DataFrame: # criterion, asked, and a column a run
     "Put the lab's criteria to every run, the question of seeds to all seeds of its experiment."
     told = {r.name: {p: read_json(r / f"metrics/{f}") if (r / f"metrics/{f}").exists() else None for p, (_, _, f) in RUN_FILES.items()} for r in runs}
     columns = {}
     for r in runs:
         seeds = [f["test"] for n, f in told.items() if experiment_of(n) == experiment_of(r.name) and f["test"]]
-        c = criteria(told[r.name]["validation"], told[r.name]["test"], seeds=seeds, **trained(r))
+        c = criteria(told[r.name]["validation"], told[r.name]["test"], seeds=seeds, lab=lab, **trained(r))
         columns |= {"criterion": c.criterion, "asked": c.asked, r.name: [f"{a} ({f})" if f else a for a, f in zip(c.answer, c.found, strict=True)]}
     return pd.DataFrame(columns)
 
-def plan_choice(runs: Sequence[RunFolder]) -> str:
-    "Say what *highest test tail F1 wins* would have chosen, and why it is not followed."
-    f1 = {r.name: read_json(r / "metrics/test_metrics.json")["metrics"].get("f1_tail") for r in runs if (r / "metrics/test_metrics.json").exists()}
-    known = {k: v for k, v in f1.items() if v is not None}
+def plan_choice(
+    runs: Sequence[RunFolder],
+    lab: Criteria | None = None, # of `read_criteria`; the project's own if not given
+) -> str:
+    "Say what the rule of the lab's plan would have chosen, and why it is not followed."
+    rule = (lab or read_criteria()[0] or Criteria()).rule
+    if rule is None:
+        return ""
+    file = f"metrics/{RUN_FILES[rule.part][2]}"
+    found = {r.name: read_json(r / file)["metrics"].get(rule.metric) for r in runs if (r / file).exists()}
+    known = {k: v for k, v in found.items() if v is not None}
     if len(known) < 2:
         return ""
-    best = max(known, key=known.get)
-    return (f"The January plan's rule, highest test tail F1, would have chosen {best} ({known[best]:.3f}). It is not followed: who picks on the test set has no test set left.")
+    best = max(known.values())
+    names = " and ".join(k for k, v in known.items() if v == best)
+    words = f"highest {rule.part} {HEADLINE.get(rule.metric, rule.metric)}"
+    head = f"The January plan's rule, {words}, would have chosen {names} ({best:.3f})."
+    if list(known.values()).count(best) > 1:
+        head = f"The January plan's rule, {words}, would not have chosen: {names} are equal ({best:.3f})."
+    why = " The rule is not followed: a test set that selects a model cannot test it." if rule.part == "test" else ""
+    return head + why
 
 # %% ../nbs/07_eval.ipynb #07-127
+SELECTED_NOTE = ("These events also selected the checkpoint of each model, and the CIs are not corrected for that: a difference "
+                 "here is to be confirmed on the test groups.")
+
 def _comparison_page(result: dict) -> list:
     "Lay out the comparison: the answer, then figure and tables of each part, the criteria, what the plan would have done."
     won = [r["winner"] for r in result["parts"].values()]
@@ -1426,11 +1565,13 @@ def _comparison_page(result: dict) -> list:
     word = f"Best on {next(iter(result['parts']))}: {words}." if words else "" if any(won) else "No winner."
     said = " ".join(result["sentences"]).replace("No winner: ", "") if word == "No winner." else " ".join(result["sentences"])
     top = {"kind": "verdict", "mood": "good" if words else "open", "word": word, "text": said}
-    blocks = [top, "The same events for all models; differences are paired, intervals drawn over bouts. What is chosen, is chosen on validation: test is told, not used to pick."]
+    blocks = [top, "The same events for all models; differences are paired, CIs are over bouts. A model is chosen on validation; test is reported, not used to choose."]
     for part, r in result["parts"].items():
         left = ", ".join(f"{n} had {k} more" for n, k in r["left_out"].items() if k) or "none"
         blocks += [f"# On {part}",
                    f"{r['n']} events, {r['support'].get('tail', 0)} tail, in {r['n_bouts']} bouts. Events left out because not all models scored them: {left}."]
+        if part == "validation":
+            blocks.append(SELECTED_NOTE)
         if r["units"]:
             keys = ("roc_auc", "macro_f1", "recall_tail", "recall_ear")
             models = [{"model": n, "seeds": u["seeds"], **{HEADLINE[k]: span_words(u, k) for k in keys}} for n, u in r["units"].items()]
@@ -1502,7 +1643,7 @@ def ensemble(
     made = {p: mean_predictions(t, by) for p, t in tables.items()}
     train, facts, told = _side_of(members[0], "train"), {}, []
     for part, table in made.items():
-        facts[part] = {"part": part} | assess(table, train, n_boot=n_boot, n_perm=n_perm)
+        facts[part] = judged({"part": part} | assess(table, train, n_boot=n_boot, n_perm=n_perm))
         single = paired_judged([judge(table, n_boot)], [judge(t, n_boot) for t in align(tables[part])[0].values()],
                                n_perm=n_perm) if table.true_label.nunique() > 1 else {}
         gain = single.get("roc_auc", {"low": None})
@@ -1602,6 +1743,7 @@ def evaluate_run(
         write_csv(run / table_name, predictions)
         table = read_predictions(predictions, events)
         facts = {"part": part} | assess(table, train, left_out=left_out, n_boot=n_boot, n_perm=n_perm) | {"left_out_note": why}
+        facts = judged(facts)
         write_json(run / "metrics" / metrics_name, facts)
         result[part] = (table, facts)
     return result

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_BINS', 'DEFINITIONS', 'BLOCK', 'LEVEL',
-           'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METADATA', 'FIELD_WORDS', 'USEFUL_AUC', 'NO_BOUTS',
+           'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METADATA', 'FIELD_WORDS', 'NO_BOUTS', 'SELECTED_BY',
            'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest', 'equal_bins',
            'not_computed', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out', 'bca', 'deciding',
            'intervals', 'coin_scores', 'trivial_scores', 'metadata_table', 'metadata_fields', 'metadata_baseline',
            'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage',
            'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'between_share',
            'between_test', 'MetricLine', 'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria',
-           'read_criteria', 'Live', 'call', 'ruled_out', 'verdict', 'paired_difference', 'summarise']
+           'read_criteria', 'Live', 'selecting', 'call', 'line_excluded', 'verdict', 'judged', 'verdict_parts', 'bound',
+           'ci_words', 'excluded_words', 'line_words', 'optimism_words', 'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -820,103 +821,230 @@ class Live:
 # %% ../nbs/04b_metrics.ipynb #04b-087
 FIELD_WORDS = {"hour": "hour", "day": "day", "camera_id": "camera",
                "group": "group", "pen_location": "place in the pen", "duration_sec": "duration"}
-USEFUL_AUC = 0.70  # an interval that reaches this high does not rule a useful model out
 
 NO_BOUTS = "the bouts are not known; give the events with --manifest"
 
+def selecting(
+    s: dict, # of `summarise`, with `part` and `selection` where they are known
+) -> dict | None: # the record of the selection, {} where it is unknown; None: no selection
+    "Say whether the events may have selected the checkpoint."
+    return s.get("selection", {}) if s.get("part") == "validation" else None
+
 def call(
     s: dict, # of `summarise`
-) -> str: # undecided, constant, worse, at_chance, not_beyond_metadata, above_chance
-    "Judge a model by its ROC AUC, interval, permutation test and metadata baselines."
+) -> str: # undecided, constant, worse, at_chance, selected, not_beyond_metadata, above_chance
+    "Judge a model by its ROC AUC, CI, permutation test and metadata baselines."
     interval = s["intervals"].get("roc_auc")
-    if "roc_auc" in s["metrics"] and s["n_scores"] == 1: return "constant"
-    if interval is None: return "undecided"
+    if "roc_auc" in s["metrics"] and s["n_scores"] == 1:
+        return "constant"
+    if interval is None:
+        return "undecided"
     p, tail = s["permutation"]["p_value"], (1 - LEVEL) / 2
-    if interval["high"] < 0.5 and p >= 1 - tail: return "worse"
-    if interval["low"] <= 0.5 or p > tail: return "at_chance"
-    return "not_beyond_metadata" if any(d["low"] <= 0 for d in s["differences"].values()) else "above_chance"
+    if interval["high"] < 0.5 and p >= 1 - tail:
+        return "worse"
+    if interval["low"] <= 0.5 or p > tail:
+        return "at_chance"
+    if selecting(s) is not None:
+        return "selected"
+    beaten = all(d["low"] > 0 for d in s["differences"].values())
+    return "above_chance" if beaten else "not_beyond_metadata"
 
-def ruled_out(
+def line_excluded(
     s: dict, # of `summarise`
-) -> bool:
-    "Say whether a model at chance is shown to be no use, and not merely not shown to be of any."
-    i = s["intervals"]["roc_auc"]
-    return i["low"] <= 0.5 and i["high"] < USEFUL_AUC and s["permutation"]["p_value"] >= 0.05
+) -> bool: # False too where no criteria name such a line
+    "Say whether the whole CI of the ROC AUC lies below the lab's line of usefulness."
+    line, ends = s.get("useful_roc_auc"), s["intervals"].get("roc_auc")
+    return line is not None and ends is not None and ends["high"] < line
 
+# %% ../nbs/04b_metrics.ipynb #04b-115
 def verdict(
     s: dict, # of `summarise`, or a metrics.json
-) -> str: # a few sentences, of which the first stands alone
-    "Say in plain words what the figures show and what they do not."
-    i, better = s["intervals"].get("roc_auc"), "this model tells tail-sucking from ear-sucking better than a coin"
-    pairs = f"it puts the tail event first in {100 * s['metrics']['roc_auc']:.0f} of 100 tail–ear pairs" if i else ""
-    figures = f"({pairs}: ROC AUC {s['metrics']['roc_auc']:.3f}, {_span(i)} over {i['n_units']} bouts, {_count(s['support']['tail'], 'tail event')})" if i else ""
-    known = f", and better than {_metadata(s)}" if s["differences"] else "; nothing is known of metadata alone, as no training table was given"
-    first = {
-        "undecided": lambda: _undecided(s),
-        "constant": lambda: f"One answer for all: this model gives each of the {_count(s['n'], 'event')} the same probability and calls them all "
-                            f"{'tail' if s['confusion_matrix'][1][1] else 'ear'}; it tells nothing about which is which.",
-        "worse": lambda: f"Worse than a coin: this model has tail-sucking and ear-sucking the wrong way round {figures}; look for swapped labels, or for a shortcut that turns round here.",
-        "at_chance": lambda: _at_chance(s, figures),
-        "not_beyond_metadata": lambda: f"Not shown to see the behaviour: {better} {figures}, but not better than {_metadata(s)}.",
-        "above_chance": lambda: f"Better than chance: {better} {figures}{known}.",
-    }[call(s)]()
-    return " ".join([first, *_at_threshold(s)])
+) -> str: # sentences, of which the first stands alone
+    "State what the figures show and what they do not."
+    words = {"undecided": _undecided, "constant": _constant, "worse": _inverted,
+             "at_chance": _at_chance, "selected": _selected, "not_beyond_metadata": _not_beyond,
+             "above_chance": _above}[call(s)](s)
+    return " ".join([*words, *_at_threshold(s)])
+
+def judged(s: dict) -> dict: # the same facts with `call` and `verdict`
+    "Add the verdict to facts, once part, selection and the line of usefulness are known."
+    return {**s, "call": call(s), "verdict": verdict(s)}
+
+def verdict_parts(
+    words: str, # of `verdict`
+) -> tuple[str, str, str]: # its heading, the statement, and what follows on the threshold
+    "Split a verdict for a page."
+    statement, mark, rest = words.partition(" At the threshold 0.5")
+    heading, colon, text = statement.partition(": ")
+    return (heading + colon.strip(), text, (mark + rest).strip()) if colon else ("", heading, (mark + rest).strip())
 
 # %% ../nbs/04b_metrics.ipynb #04b-089
 def _count(n: int, noun: str) -> str: return f"{n:,} {noun}{'' if n == 1 else 's'}"
-def _span(i: dict) -> str: return f"{100 * i['level']:g} % interval {i['low']:.2f}–{i['high']:.2f}"
 
-def _undecided(s: dict) -> str:
+def bound(
+    value: float,
+    *lines: float | None, # values that it must not be rounded onto
+    sign: str = "",       # "+": print the sign
+) -> str:
+    "Print the end of a CI with two digits, or with more where these would put it on a line."
+    near = [line for line in lines if line is not None and line != value]
+    digits = next((k for k in (2, 3) if all(round(value, k) != round(line, k) for line in near)), 4)
+    return f"{value:{sign}.{digits}f}"
+
+def ci_words(ends: dict, *lines: float | None) -> str: # "95 % CI 0.36–0.62"
+    "Print a CI; `lines` are values that its ends must not be rounded onto."
+    low, high = (bound(ends[k], *lines) for k in ("low", "high"))
+    return f"{100 * ends['level']:g} % CI {low}–{high}"
+
+def _figures(s: dict, note: str = "") -> str:
+    "Print the ROC AUC with its CI and n."
+    ends = s["intervals"]["roc_auc"]
+    return (f"ROC AUC {s['metrics']['roc_auc']:.3f} "
+            f"({ci_words(ends, 0.5, s.get('useful_roc_auc'))}{note}; {_count(ends['n_units'], 'bout')}, "
+            f"{_count(s['support']['tail'], 'tail event')})")
+
+def _undecided(s: dict) -> list[str]:
     if "roc_auc" in s["absent"]:
-        return f"Cannot be told: {s['absent']['roc_auc']} among the {_count(s['n'], 'event')}, so nothing can be said about telling ear from tail."
+        return [f"Cannot be told: {s['absent']['roc_auc']} among the {_count(s['n'], 'event')}, "
+                "and a ROC AUC needs both behaviours."]
     ear, tail = (_count(s["support"][c], f"{c} event") for c in CLASSES)
-    figures, why = f"ROC AUC {s['metrics']['roc_auc']:.3f}, no interval", s["no_interval"]["roc_auc"]
-    if why == NO_BOUTS:
-        return (f"Cannot be told yet: {why}. Until then it is open whether this model tells tail-sucking from ear-sucking better than a coin "
-                f"({figures}; {tail}, {ear}).")
-    return (f"Cannot be told: with {tail} and {ear} it is open whether this model tells tail-sucking from ear-sucking better than a coin "
-            f"({figures}: {why}).")
+    return [f"Cannot be told: ROC AUC {s['metrics']['roc_auc']:.3f} without a CI "
+            f"({s['no_interval']['roc_auc']}); {tail}, {ear}."]
 
-def _at_chance(s: dict, figures: str) -> str:
-    also = f"; {_metadata(s)} without any video" if s["differences"] else ""
-    tail = _count(s["support"]["tail"], "tail event")
-    if ruled_out(s):
-        return f"At chance: this model tells tail-sucking from ear-sucking no better than a coin {figures}{also}."
-    return (f"At chance, as far as {tail} can tell: this model is not shown to tell tail-sucking from ear-sucking better than a coin {figures}, "
-            f"{_open_end(s)}{also}.")
+def _constant(s: dict) -> list[str]:
+    called = "tail" if s["confusion_matrix"][1][1] else "ear"
+    return [f"Constant score: each of the {_count(s['n'], 'event')} has the same probability and is "
+            f"called {called}; such a score cannot rank events (ROC AUC 0.500)."]
 
-def _open_end(s: dict) -> str:
-    "Say of a model that is not shown to be better than a coin what is open."
-    i, p = s["intervals"]["roc_auc"], s["permutation"]["p_value"]
-    if i["high"] >= USEFUL_AUC:
-        return "nor is a useful model ruled out"
-    if i["low"] <= 0.5:
-        return f"though chance does as well in only {100 * p:.1f} % of the shuffles: it stays open"
-    return f"since chance does as well in {100 * p:.1f} % of the shuffles, though the interval lies above 0.5: it stays open"
+# %% ../nbs/04b_metrics.ipynb #04b-116
+def _inverted(s: dict) -> list[str]:
+    return [f"Inverted ranking: {_figures(s)}; the whole CI lies below chance level, 0.50.",
+            "Check the labels for a swap, and the events for a shortcut of opposite sign."]
+
+def _at_chance(s: dict) -> list[str]:
+    ends, p = s["intervals"]["roc_auc"], s["permutation"]["p_value"]
+    tail, test = (1 - LEVEL) / 2, f"permutation test over bouts gives p = {p:.3f}"
+    clash = []
+    if ends["low"] > 0.5:
+        clash = [f"The CI lies above chance level, but the {test} (one-sided; {tail:.3f} is needed)."]
+    elif p <= tail:
+        clash = [f"The CI includes chance level, but the {test} (one-sided)."]
+    heading = "Inconclusive" if clash else "No evidence of skill"
+    return [f"{heading}: {_figures(s)}; {_compared(s)}.", *clash, excluded_words(s), *_although(s)]
+
+def excluded_words(s: dict) -> str:
+    "Say which values the CI of the ROC AUC excludes, and whether the line of usefulness is one."
+    line, high = s.get("useful_roc_auc"), s["intervals"]["roc_auc"]["high"]
+    words = f"Values above {bound(high, 0.5, line)} are excluded"
+    if line is None:
+        return f"{words}."
+    if line_excluded(s):
+        return f"{words}, and with them the lab's line of usefulness, {line:.2f}."
+    return f"{words}; the lab's line of usefulness, {line:.2f}, is not."
+
+def _although(s: dict) -> list[str]:
+    "Say of a negative result that a selection does not weaken it."
+    record = selecting(s)
+    if record is None:
+        return []
+    if not record:
+        return ["Whether these events selected the checkpoint is not known; a selection can only "
+                "raise the score on average."]
+    return ["This holds although the epoch was selected on these events, which can only raise the "
+            "score on average."]
+
+def line_words(s: dict) -> list[str]:
+    "Say of a model above chance where its CI lies against the line of usefulness."
+    line, ends = s.get("useful_roc_auc"), s["intervals"]["roc_auc"]
+    if line is None:
+        return []
+    if line_excluded(s):
+        return [f"The lab's line of usefulness, {line:.2f}, is excluded."]
+    where = "The whole CI lies above" if ends["low"] > line else "The CI includes"
+    return [f"{where} the lab's line of usefulness, {line:.2f}."]
+
+# %% ../nbs/04b_metrics.ipynb #04b-117
+SELECTED_BY = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "average_precision": "average precision",
+               "f1_tail": "tail F1"}
+
+def _selected(s: dict) -> list[str]:
+    record = selecting(s)
+    how = _selection_words(record)
+    first = f"No verdict from validation: these events also selected the checkpoint{how}."
+    if not record:
+        first = ("No verdict from validation: it is not known whether these events also selected the "
+                 "checkpoint (give --part test if they did not).")
+    optimism = optimism_words(record, "roc_auc", s["metrics"]["roc_auc"])
+    return [first, f"{_figures(s, ', not corrected for a selection')}; {optimism}.",
+            "See the test groups for a verdict."]
+
+def _selection_words(record: dict) -> str: # " (best of 18 epochs by macro F1)"
+    epochs, by = record.get("epochs"), record.get("select_by")
+    parts = [f"best of {epochs} epochs" if epochs else "best epoch" if by else "",
+             f"by {SELECTED_BY.get(by, by)}" if by else ""]
+    return f" ({' '.join(filter(None, parts))})" if any(parts) else ""
+
+def optimism_words(
+    record: dict,  # of the selection
+    metric: str,
+    value: float,  # of the model
+) -> str:
+    "Say what a model without skill reaches after the same selection, or why that is not known."
+    chance = (record.get("chance") or {}).get(metric)
+    if not chance:
+        why = record.get("note") or "the selection is not recorded"
+        return f"how much a selection raised it cannot be computed ({why.rstrip('.')})"
+    p = (record.get("p_value") or {}).get(metric)
+    words = (f"a model without skill reaches {chance['mean']:.2f} on average after the same selection "
+             f"(97.5 % quantile {bound(chance['high'], value)})")
+    words += f"; permutation p = {p:.3f} with the selection repeated" if p is not None else ""
+    return words + ("; the score lies within that range" if value <= chance["high"] else "")
 
 # %% ../nbs/04b_metrics.ipynb #04b-090
+def _not_beyond(s: dict) -> list[str]:
+    return [f"Not shown to exceed the metadata baseline: {_figures(s)}; chance level, 0.50, is "
+            f"exceeded, {_metadata(s)}.", *line_words(s)]
+
+def _above(s: dict) -> list[str]:
+    return [f"Better than chance: {_figures(s)}; {_compared(s)}.", *line_words(s)]
+
+def _compared(s: dict) -> str:
+    "Name chance level and the metadata baseline."
+    if not s["differences"]:
+        return "chance level 0.50; no metadata baseline (no training table was given)"
+    return f"chance level 0.50, {_metadata(s)}"
+
 def _metadata(s: dict) -> str:
-    "Name the metadata baseline that is hardest to beat, and what it reaches; at chance, the one that reaches most."
-    name = max(s["differences"], key=lambda k: s["baselines"][k]["roc_auc"]) if call(s) == "at_chance" else min(s["differences"], key=lambda k: s["differences"][k]["low"])
-    d, auc = s["differences"][name], s["baselines"][name]["roc_auc"]
-    *most, last = [FIELD_WORDS[f] for f in s["metadata_fields"][name]]
-    fields = f"{', '.join(most)} and {last} alone" if most else f"{last} alone"
+    "Name the metadata baseline that is hardest to exceed; at chance, the one that reaches most."
+    low = {k: d["low"] for k, d in s["differences"].items()}
+    auc = {k: s["baselines"][k]["roc_auc"] for k in low}
+    name = max(auc, key=auc.get) if call(s) == "at_chance" else min(low, key=low.get)
+    d, fields = s["differences"][name], ", ".join(FIELD_WORDS[f] for f in s["metadata_fields"][name])
+    words = f"metadata baseline ({fields}) {auc[name]:.2f}"
     if call(s) == "at_chance":
-        return f"{fields} reach {auc:.3f}"
-    return f"{fields} ({auc:.3f}; difference {d['value']:+.3f}, {100 * d['level']:g} % interval {d['low']:+.2f} to {d['high']:+.2f})"
+        return words
+    span = " to ".join(bound(d[k], 0.0, sign="+") for k in ("low", "high"))
+    return f"{words}, difference {d['value']:+.2f} ({100 * d['level']:g} % CI {span})"
 
 def _at_threshold(s: dict) -> list[str]:
+    "Describe the threshold 0.5: macro F1 beside its baselines, and the counts."
     (ee, et), (te, tt), out = *s["confusion_matrix"], []
-    f1, i = s["metrics"].get("macro_f1"), s["intervals"].get("macro_f1")
+    f1, ends = s["metrics"].get("macro_f1"), s["intervals"].get("macro_f1")
     if f1 is not None:
-        ear, coin = (s["baselines"][b]["macro_f1"] for b in ("always_ear", "coin_same_rate"))
-        noise = i is not None and i["low"] <= max(ear, coin)
-        tell = " It does not beat them." if f1 <= max(ear, coin) else " The higher of the two lies inside its interval." if noise else ""
-        span = f" ({_span(i)})" if i else ""
-        out.append(f"At the threshold 0.5 its macro F1 is {f1:.3f}{span}; always answering ear scores {ear:.3f}, "
-                   f"a coin that says tail as often as the model {coin:.3f}.{tell}")
+        ear, rate = (s["baselines"][b]["macro_f1"] for b in ("always_ear", "coin_same_rate"))
+        best, record = max(ear, rate), selecting(s) or {}
+        span = f" ({ci_words(ends, best)})" if ends else ""
+        none = f"; {optimism_words(record, 'macro_f1', f1)}" if record.get("chance") else ""
+        out.append(f"At the threshold 0.5, macro F1 is {f1:.3f}{span}; majority-class baseline (always "
+                   f"ear) {ear:.3f}, random classifier with the same rate of tail calls {rate:.3f}{none}.")
+        if f1 <= best:
+            out.append("The model does not exceed the higher of these baselines.")
+        elif ends and ends["low"] <= best:
+            out.append("The CI includes the higher of these baselines.")
+    counts = (f"{tt} of {_count(te + tt, 'tail event')} were found, and {et} of "
+              f"{_count(ee + et, 'ear event')} were called tail.")
     if te + tt:
-        out.append(f"It found {tt} of {_count(te + tt, 'tail event')} and called {et} of {_count(ee + et, 'ear event')} tail.")
+        out.append(counts if out else f"At the threshold 0.5, {counts}")
     return out
 
 # %% ../nbs/04b_metrics.ipynb #04b-092
@@ -946,6 +1074,7 @@ def summarise(
     table: pd.DataFrame, # of `read_predictions`
     *,
     train: pd.DataFrame | str | os.PathLike | None = None, # training side, for the metadata baselines
+    useful: float | None = None, # the lab's line of usefulness of a ROC AUC
     n_boot: int = 2000,
     n_perm: int = 1000,
     seed: int = 0,
@@ -960,6 +1089,8 @@ def summarise(
          "n_scores": int(len(np.unique(prob))), "intervals": {}, "no_interval": dict.fromkeys(METRICS, NO_BOUTS),
          "baselines": {**trivial_scores(is_tail), "coin_same_rate": coin_scores(is_tail, float(said.mean()))},
          "metadata_fields": {}, "no_baseline": {}, "differences": {}, "permutation": None, "definitions": DEFINITIONS}
+    if useful is not None:
+        s["useful_roc_auc"] = useful
     if bout is not None:
         s["intervals"], s["no_interval"] = intervals(is_tail, prob, bout, n_boot=n_boot, seed=seed)
     if "roc_auc" in s["intervals"]:
@@ -974,4 +1105,4 @@ def summarise(
             s["baselines"][name] = point_metrics(is_tail, other)
             if "roc_auc" in s["intervals"]:
                 s["differences"][name] = paired_difference(is_tail, prob, other, bout, n_boot=n_boot, seed=seed)
-    return {**s, "call": call(s), "verdict": verdict(s)}
+    return judged(s)
