@@ -11,7 +11,7 @@ __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BA
            'most_wrong', 'wrong_by', 'failures', 'error_source', 'film_strips', 'strip_picture', 'failure_words',
            'gallery_figure', 'failure_browser', 'seen_table', 'cameras_of', 'datasheet', 'model_card', 'card_limits',
            'as_markdown', 'write_report', 'greyed', 'first_screen', 'defined', 'report_blocks', 'shown', 'assess',
-           'which_part', 'evaluate', 'trained', 'selection_of', 'find_run', 'gallery', 'write_cards', 'flip_test',
+           'which_part', 'evaluate', 'trained', 'find_run', 'gallery', 'write_cards', 'selection_of', 'flip_test',
            'event_shares', 'macro_f1', 'flip_f1', 'judge', 'over_seeds', 'paired_judged', 'widened', 'paired',
            'judge_pairs', 'experiment_of', 'seed_noise', 'unit_facts', 'collect_items', 'align', 'compare_part',
            'seed_words', 'comparison_figure', 'compare', 'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble',
@@ -215,6 +215,7 @@ def _better(facts: dict) -> tuple[str, str]:
         head = "No verdict from validation"
     return f"{head}.", _side_by_side(facts)
 
+# %% ../nbs/07_eval.ipynb #07-183
 def _listed(names: list[str], word: str = "or") -> str: # "a, b or c"
     return f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
@@ -313,6 +314,7 @@ def unsaid_table(
         rows.append(("metadata baseline", "", "not computed: no training table was given"))
     beside = (f"permutations (among bouts of about the same length) give {p['mean']:.3f} on average; "
               f"{100 * p['p_value']:.0f} % of {p['n']:,} reach the ROC AUC of this model") if p else ""
+    beside += "; not corrected for a selection on these events" if p and selecting(facts) is not None else ""
     rows.append(("permutation test over bouts", f"p = {p['p_value']:.3f}" if p else "not done: no ROC AUC with a CI", beside))
     return pd.DataFrame(rows, columns=["what", "this model", "beside it"])
 
@@ -905,7 +907,7 @@ def model_card(
             ("looks at", f"{window.num_frames} frames at {window.sample_fps:g} a second ({(window.num_frames - 1) / window.sample_fps:.2f} s), geometry {config.geometry.policy}, "
                          f"{config.geometry.size_px} px; {window.views} windows an event, probabilities averaged"),
             ("imbalance", f"balanced sampling {'on' if config.loss.balanced_sampling else 'off'}, class weights {config.loss.class_weights}, focal gamma {config.loss.focal_gamma:g}"),
-            *seen, *[(f"on {part}", f["verdict"] if f else "not scored") for part, f in facts.items()],
+            *seen, *[(f"on {part}", f["verdict"] if f else "not scored") for part, f in reversed(facts.items())],
             *_calibration_rows(told("calibration/calibration.json"), facts),
             ("code", f"commit {(made.get('git') or {}).get('commit') or 'not recorded'}{', with uncommitted changes' if (made.get('git') or {}).get('changed') else ''}; "
                      + ", ".join(f"{k} {v}" for k, v in (made.get("libraries") or {}).items() if v and k in ("torch", "torchvision")))]
@@ -915,10 +917,10 @@ def model_card(
 def card_limits(simulated: bool, facts: dict) -> list[str]:
     "Say what a checkpoint is not for."
     tails = ", ".join(f"{f['support']['tail']} on {p}" for p, f in facts.items() if f)
-    return [*(["Trained on drawn calves: it says nothing about real ones."] if simulated else []),
-            "Made to tell ear-sucking from tail-sucking at moments that a person has marked. It does not find cross-sucking in a long video, and it has no word for *neither*.",
-            f"What is known of it rests on few tail events: {tails or 'none yet'}.",
-            "Not shown for pens, cameras, seasons and breeds that are not in the tables above; not for a decision about a single animal."]
+    return [*(["Trained on simulated calves: its figures do not hold for real ones."] if simulated else []),
+            "Classifies events that a person has marked as ear-sucking or tail-sucking. It does not detect cross-sucking in uncut video, and has no class for *neither*.",
+            f"Its figures rest on few tail events: {tails or 'none yet'}.",
+            "Not tested on pens, cameras, seasons and breeds that are not in the tables above; not for decisions about a single animal."]
 
 # %% ../nbs/07_eval.ipynb #07-085
 def _seen_rows(config) -> list[tuple[str, str]]:
@@ -1156,16 +1158,6 @@ def trained(
         return {}
     return {"history": read_json(run / "training_history.json"), "select_by": read_yaml(run / "config.yaml")["optim"]["select_by"]}
 
-def selection_of(predictions: object, part: str) -> dict: # {"selection": …}; empty where it is not recorded
-    "Read the record of the selection that lies beside a run's own table of validation predictions."
-    if part == "test":
-        return {"selection": None}
-    here = Path(predictions) if isinstance(predictions, str | os.PathLike) else None
-    if here is None or here.name != RUN_TABLES["validation"] or not (here.parent / "metrics/metrics.json").exists():
-        return {}
-    told = read_json(here.parent / "metrics/metrics.json")
-    return {"selection": told["selection"]} if "selection" in told else {}
-
 def find_run(predictions: object, run: str | os.PathLike | None) -> RunFolder | None:
     "Take the run that is named, or the one whose folder the predictions lie in."
     if run is not None:
@@ -1195,6 +1187,17 @@ def write_cards(manifest: object, run: RunFolder | None, out: Path) -> list:
             write_text(out / f"{name}.md", as_markdown(title, made))
             blocks += [f"# {title}", *made]
     return blocks
+
+# %% ../nbs/07_eval.ipynb #07-184
+def selection_of(predictions: object, part: str) -> dict: # {"selection": …}; empty where it is not recorded
+    "Read the record of the selection that lies beside a run's own table of validation predictions."
+    if part == "test":
+        return {"selection": None}
+    here = Path(predictions) if isinstance(predictions, str | os.PathLike) else None
+    if here is None or here.name != RUN_TABLES["validation"] or not (here.parent / "metrics/metrics.json").exists():
+        return {}
+    told = read_json(here.parent / "metrics/metrics.json")
+    return {"selection": told["selection"]} if "selection" in told else {}
 
 # %% ../nbs/07_eval.ipynb #07-100
 def flip_test(
@@ -1502,6 +1505,7 @@ def compare(
     *,
     manifest: str | os.PathLike | None = None,                    # events, for files without event ids or labels
     simulated: bool = False,
+    criteria: str | os.PathLike | None = None, # file of the lab's criteria; the project's own if not given
     n_boot: int = 2000, n_perm: int = 2000,
 ) -> dict: # parts: {part: as from `compare_part`}, sentences, criteria, plan
     "Compare runs, seeds and tables on the same events, paired, and write facts and page."
@@ -1512,7 +1516,8 @@ def compare(
     result = {"parts": {part: compare_part(tables, n_boot=n_boot, n_perm=n_perm) for part, tables in parts.items()}}
     result["sentences"] = [f"On {part} ({r['n']} events, {r['support'].get('tail', 0)} tail): {r['sentence']}" for part, r in result["parts"].items()]
     runs = [] if isinstance(items, dict) else [RunFolder(Path(p)) for p in items if Path(p).is_dir()]
-    result |= {"criteria": run_criteria(runs).to_dict("records"), "plan": plan_choice(runs)}
+    lab, source = read_criteria(criteria)
+    result |= {"criteria": run_criteria(runs, lab).to_dict("records"), "plan": plan_choice(runs, lab), "criteria_source": source}
     if out is not None:
         write_json(Path(out) / "comparison.json", result)
         write_report(Path(out) / "comparison.html", "Comparison", _comparison_page(result), simulated=simulated)
@@ -1554,10 +1559,11 @@ def plan_choice(
     why = " The rule is not followed: a test set that selects a model cannot test it." if rule.part == "test" else ""
     return head + why
 
-# %% ../nbs/07_eval.ipynb #07-127
+# %% ../nbs/07_eval.ipynb #07-185
 SELECTED_NOTE = ("These events also selected the checkpoint of each model, and the CIs are not corrected for that: a difference "
                  "here is to be confirmed on the test groups.")
 
+# %% ../nbs/07_eval.ipynb #07-127
 def _comparison_page(result: dict) -> list:
     "Lay out the comparison: the answer, then figure and tables of each part, the criteria, what the plan would have done."
     won = [r["winner"] for r in result["parts"].values()]

@@ -1316,7 +1316,7 @@ def launch_extraction(
     return ids
 
 # %% ../nbs/11_experiments.ipynb #11-111
-PARTS = {"val": ("validation", "metrics/metrics.json"), "test": ("test", "metrics/test_metrics.json")}
+PARTS = {"test": ("test", "metrics/test_metrics.json"), "val": ("validation", "metrics/metrics.json")}  # the verdict of test comes first
 HEADLINE = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "recall_tail": "tail recall"}
 
 def run_state(run: RunFolder) -> Literal["done", "smoke", "failed", "incomplete"]:
@@ -1437,7 +1437,7 @@ def score_lines(
     rows = []
     for row in table[comparable(table)].to_dict("records"):
         for part, (words, _) in ((p, x) for p, x in PARTS.items() if row[f"{p}_n"]):
-            scores = {name: "–" if pd.isna(row[f"{part}_{m}"]) else f"{row[f'{part}_{m}']:.3f} (no interval)" if pd.isna(row[f"{part}_{m}_low"])
+            scores = {name: "–" if pd.isna(row[f"{part}_{m}"]) else f"{row[f'{part}_{m}']:.3f} (no CI)" if pd.isna(row[f"{part}_{m}_low"])
                       else f"{row[f'{part}_{m}']:.3f} ({row[f'{part}_{m}_low']:.2f} to {row[f'{part}_{m}_high']:.2f})" for m, name in HEADLINE.items()}
             rows.append({"run": row["run"], "scored on": words, "events": row[f"{part}_n"], "tail": row[f"{part}_tail"], **scores, "verdict": row[f"{part}_verdict"].partition(":")[0]})
     return pd.DataFrame(rows, columns=["run", "scored on", "events", "tail", *HEADLINE.values(), "verdict"])
@@ -1458,8 +1458,8 @@ def interval_figure(
             ax.plot(value, k + dy, marker="o" if part == "val" else "D", color=colours[part], ms=5, ls="", label=PARTS[part][0] if k == 0 else None)
     if metric == "roc_auc":
         ax.axvline(0.5, color="0.45", lw=1, ls=":")
-        ax.annotate("a coin", (0.5, -0.62), xytext=(3, 0), textcoords="offset points", fontsize=8, color="0.4", va="center")
-    ax.set(yticks=range(len(table)), yticklabels=table.run, ylim=(len(table) - 0.45, -0.85), xlim=(0, 1), xlabel=f"{HEADLINE[metric]}; the line is its 95 % interval, where there are bouts enough for one")
+        ax.annotate("chance level", (0.5, -0.62), xytext=(3, 0), textcoords="offset points", fontsize=8, color="0.4", va="center")
+    ax.set(yticks=range(len(table)), yticklabels=table.run, ylim=(len(table) - 0.45, -0.85), xlim=(0, 1), xlabel=f"{HEADLINE[metric]}; the line is its 95 % CI, where there are enough bouts for one")
     ax.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.tick_params(axis="y", length=0)
@@ -1557,8 +1557,8 @@ def render_notebook(
     return write_text(out, page)
 
 # %% ../nbs/11_experiments.ipynb #11-137
-BASELINES = {"always_ear": "always ear", "always_tail": "always tail", "coin": "a coin", "coin_same_rate": "a coin of the same rate",
-             "metadata_deployable": "hour, day, camera", "metadata_all": "all metadata"}
+BASELINES = {"always_ear": "always ear", "always_tail": "always tail", "coin": "random classifier", "coin_same_rate": "random classifier, same rate",
+             "metadata_deployable": "metadata (hour, day, camera)", "metadata_all": "metadata (all fields)"}
 
 def score_cell(
     facts: dict,   # a metrics.json
@@ -1569,7 +1569,7 @@ def score_cell(
     rivals = {name: scores[metric] for name, scores in facts.get("baselines", {}).items() if isinstance(scores.get(metric), int | float)}
     best = max(rivals, key=rivals.get) if rivals and metric != "recall_tail" else None
     return {"value": "–" if value is None else f"{value:.3f}",
-            "interval": f"{interval['low']:.2f} to {interval['high']:.2f}" if interval.get("low") is not None else "no interval" if value is not None else "",
+            "interval": f"{interval['low']:.2f} to {interval['high']:.2f}" if interval.get("low") is not None else "no CI" if value is not None else "",
             "baseline": f"{BASELINES.get(best, best.replace('_', ' '))} {rivals[best]:.3f}" if best else ""}
 
 # %% ../nbs/11_experiments.ipynb #11-139
@@ -1582,20 +1582,15 @@ def lead_sentence(table: pd.DataFrame) -> str:
     rest += " Only runs that are finished and up to date are compared; no difference is a finding unless the paired comparison says so." if count.get("done", 0) > 1 else ""
     return f"{len(table)} {'run' if len(table) == 1 else 'runs'}: {', '.join(parts) or 'none'}.{rest}"
 
-def best_by_test(runs: list[RunFolder]) -> str:
-    "Say which run the January plan would have chosen, and why that is not followed; empty with fewer than two."
-    found = {r.name: scored(r)["test"]["metrics"].get("f1_tail") for r in runs if "test" in scored(r)}
-    known = {k: v for k, v in found.items() if v is not None}
-    if len(known) < 2:
-        return ""
-    best = max(known, key=known.get)
-    return (f"The January plan's rule, highest tail F1 on test, would choose {best} (tail F1 {known[best]:.3f}). It is not followed: "
-            "who chooses on the test set has no test set left.")
+def best_by_test(runs: list[RunFolder], lab=None) -> str:
+    "Say which run the rule of the lab's plan would have chosen, as the comparison says it."
+    from crosssuck.eval import plan_choice
+    return plan_choice(runs, lab)
 
 # %% ../nbs/11_experiments.ipynb #11-142
 ANSWERS = {"met": "met", "not met": "not", "cannot be told": "tell"}  # how the lab's criteria are answered, and the colour's name
 
-def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (criterion, what is asked, an answer a run)
+def criteria_table(runs: list[RunFolder], lab=None) -> dict: # columns: runs; rows: (criterion, what is asked, an answer a run)
     "Put the lab's criteria to every run, the question of seeds to all seeds of its experiment and fold."
     if not runs:
         return {"columns": [], "rows": []}
@@ -1605,7 +1600,7 @@ def criteria_table(runs: list[RunFolder]) -> dict: # columns: runs; rows: (crite
     for run in runs:
         seeds = [facts[r.name]["test"] for r in runs if r.path.parent == run.path.parent and "test" in facts[r.name]]
         trained = {} if is_ensemble(run) else {"history": read_json(run / "training_history.json"), "select_by": read_yaml(run / "config.yaml")["optim"]["select_by"]}
-        for c in criteria(facts[run.name].get("val"), facts[run.name].get("test"), seeds=seeds, **trained).to_dict("records"):
+        for c in criteria(facts[run.name].get("val"), facts[run.name].get("test"), seeds=seeds, lab=lab, **trained).to_dict("records"):
             css = next((v for k, v in ANSWERS.items() if c["answer"].startswith(k)), "tell")
             rows.setdefault((c["criterion"], c["asked"]), []).append({"answer": c["answer"], "why": c["found"], "css": css})
     return {"columns": [r.name for r in runs], "rows": [(*key, answers) for key, answers in rows.items()]}
@@ -1669,11 +1664,11 @@ _INDEX = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!
 <br>{{ links(r) }}
 <details><summary>provenance</summary><table>{% for k, v in r.origin %}<tr><td>{{ k }}</td><td>{{ v }}</td></tr>{% endfor %}</table></details></td>
 <td rowspan="{{ 2 * r.parts|length }}">{{ r.seed }}</td>{% endif %}
-<td>{{ p.name }}</td><td class="num">{{ p.n }}<br><span class="small">{{ p.tail }} tail{% if p.units %}, {{ p.units }}{% endif %}</span></td>
+<td>{{ p.name }}</td><td class="num">{{ p.n }}<br><span class="small">{{ p.tail }} tail{% if p.units %}, {{ p.units }}{% endif %}{% if p.note %}<br>{{ p.note }}{% endif %}</span></td>
 {% for c in p.cells %}<td class="num"><b>{{ c.value }}</b><br>{{ c.interval }}{% if c.baseline %}<br><span class="small">{{ c.baseline }}</span>{% endif %}</td>{% endfor %}</tr>
 <tr><td class="says" colspan="{{ 2 + metrics|length }}">{{ p.verdict }}{% if p.rest %} <span class="small">{{ p.rest }}</span>{% endif %}</td></tr>{% endfor %}</tbody>{% endfor %}</table></div>
-<p class="small">Below each score: its 95 % interval, and in grey the best baseline on the same events. {{ method }}</p>
-<p><img alt="ROC AUC of all finished runs with their intervals" src="data:image/png;base64,{{ picture }}"></p>
+<p class="small">Below each score: its 95 % CI, and in grey the highest baseline on the same events. {{ method }}</p>
+<p><img alt="ROC AUC of all finished runs with their CIs" src="data:image/png;base64,{{ picture }}"></p>
 {% else %}<p>No run is finished{% if apart %} and up to date{% endif %} yet.</p>{% endif %}
 {% if criteria.rows and criteria.columns|length > 4 %}<h2>The lab's criteria</h2><div class="wide"><table class="criteria"><thead><tr><th>run</th>{% for name, asked, answers in criteria.rows %}<th>{{ name }}<br><span class="small">{{ asked }}</span></th>{% endfor %}</tr></thead><tbody>
 {% for run in criteria.columns %}<tr><td>{{ run }}</td>{% set k = loop.index0 %}{% for name, asked, answers in criteria.rows %}<td title="{{ answers[k].why }}"><b class="{{ answers[k].css }}">{{ answers[k].answer }}</b></td>{% endfor %}</tr>{% endfor %}</tbody></table></div><p class="small">What was found stands on each run's evaluation page, and under the pointer. {{ chosen }}</p>
@@ -1725,11 +1720,13 @@ def copy_pages(
 # %% ../nbs/11_experiments.ipynb #11-150
 def run_parts(run: RunFolder) -> list[dict]: # a row of the index for validation, one for test
     "Give what the index shows of a finished run."
+    from crosssuck.metrics import selecting
     parts = []
     for part, facts in scored(run).items():
         units = next((f"{i['n_units']} {i['unit'].removesuffix('s')}s" for i in facts["intervals"].values() if i and i.get("n_units")), "")
         first, _, rest = facts["verdict"].partition(". ")
         parts.append({"name": PARTS[part][0], "n": facts["n"], "tail": facts["support"]["tail"], "units": units, "verdict": first + ("." if rest else ""), "rest": rest,
+                      "note": "these events selected the checkpoint" if selecting(facts) else "",
                       "cells": [score_cell(facts, m) for m in HEADLINE]})
     return parts
 
@@ -1757,11 +1754,13 @@ def write_reports(
     *,
     extras: Iterable[str | os.PathLike] = (), # folders with pages of evaluate, calibrate, confounds, compare, curves
     title: str = "Cross-sucking: all runs",
+    criteria: str | os.PathLike | None = None, # file of the lab's criteria; the project's own if not given
     table: pd.DataFrame | None = None,        # as `collect_runs` gives it, where it is known already
 ) -> Path: # index.html
     "Write the page of every executed notebook and the index that compares all finished runs."
     out, table, done, apart = at_root(out), collect_runs(runs) if table is None else table, [], []
-    may = comparable(table)
+    from crosssuck.metrics import read_criteria
+    may, lab = comparable(table), read_criteria(criteria)[0]
     for row in progress(table.to_dict("records"), "pages", unit="run"):
         run = RunFolder(Path(row["path"]))
         row |= {"links": run_pages(run, out) if row["state"] != "unreadable" else []}
@@ -1774,8 +1773,8 @@ def write_reports(
     methods = sorted({i["method"] for r in finished for facts in scored(r).values() for i in facts["intervals"].values() if i and i.get("method")})
     picture = base64.b64encode(figure_png(interval_figure(table[may].reset_index(drop=True)))).decode() if done else ""
     page = _INDEX.render(title=title, rule=ONE_SCRIPT, script=Markup(_SCRIPT), style=Markup(STYLE + _INDEX_STYLE), notice=SIMULATED if simulated else "", lead=lead_sentence(table), states=["done", *sorted({r["shown"] for r in apart})],
-                         done=done, apart=apart, metrics=HEADLINE, method=f"Intervals: {'; '.join(methods)}." if methods else "", picture=picture,
-                         criteria=criteria_table(finished), chosen=best_by_test(finished), pages=copy_pages(extras, out))
+                         done=done, apart=apart, metrics=HEADLINE, method=f"CIs: {'; '.join(methods)}." if methods else "", picture=picture,
+                         criteria=criteria_table(finished, lab), chosen=best_by_test(finished, lab), pages=copy_pages(extras, out))
     return write_text(out / "index.html", page if unredacted() else redact_tree(page))
 
 # %% ../nbs/11_experiments.ipynb #11-157
@@ -1840,13 +1839,13 @@ def model_blocks(runs: list[RunFolder]) -> list:
     return blocks + [pd.DataFrame([{"part": k.replace("_", " "), "as configured": "; ".join(v)} for k, v in shared.items() if any(v)])]
 
 def result_blocks(runs: list[RunFolder], part: str) -> list:
-    "Tell what the runs scored on one part, each figure with its interval."
+    "Tell what the runs scored on one part, each figure with its CI."
     facts = {r.name: scored(r)[part] for r in runs if part in scored(r)}
     def cell(f, metric):
         value, span = f["metrics"].get(metric), f["intervals"].get(metric) or {}
         return "" if value is None else f"{value:.3f}" + (f" ({span['low']:.2f} to {span['high']:.2f})" if span.get("low") is not None else "")
     some = next(iter(facts.values()))
-    blocks: list = [f"{some['n']} events, {some['support'].get('ear', 0)} ear and {some['support'].get('tail', 0)} tail. In brackets the 95 % interval over bouts."]
+    blocks: list = [f"{some['n']} events, {some['support'].get('ear', 0)} ear and {some['support'].get('tail', 0)} tail. In brackets the 95 % CI over bouts."]
     blocks += [f"! {name}: {f['verdict']}" for name, f in facts.items()]
     blocks.append(pd.DataFrame({name: {words: cell(f, m) for m, words in RATES.items()} for name, f in facts.items()}).rename_axis("metric").reset_index())
     blocks.append(pd.DataFrame([{"run": name, "true": true, "called ear": row[0], "called tail": row[1]} for name, f in facts.items() for true, row in zip(("ear", "tail"), f["confusion_matrix"], strict=True)]))
@@ -1876,14 +1875,14 @@ def calibration_blocks(run: RunFolder) -> list:
         blocks += [f"Thresholds on {part}:", table[tenths].round(3).rename(columns=lambda c: c.replace("_", " "))]
     return blocks
 
-def next_blocks(runs: list[RunFolder]) -> list:
+def next_blocks(runs: list[RunFolder], lab=None) -> list:
     "Tell what comes next: what the scores ask for, which guards spoke, which criteria are open."
     from crosssuck.eval import answers
     said = [f"{r.name}, from {PARTS[p][0]}: {answers(f, PARTS[p][0]).answer.iloc[-1]}" for r in runs for p, f in scored(r).items() if "call" in f]
     said += [f"{r.name}, epoch {g['epoch']}: {g['sentence']}" for r in runs if not is_ensemble(r) for g in read_json(r / "training_history.json").get("guards", [])]
-    table = criteria_table(runs)
+    table = criteria_table(runs, lab)
     rows = [{"criterion": name, "asked": asked, **dict(zip(table["columns"], (a["answer"] for a in found), strict=True))} for name, asked, found in table["rows"]]
-    return [*said, pd.DataFrame(rows)]
+    return [*said, *([pd.DataFrame(rows)] if rows else [])]
 
 # %% ../nbs/11_experiments.ipynb #11-162
 def progress_report(
@@ -1891,8 +1890,10 @@ def progress_report(
     out: str | os.PathLike = "reports/progress.html",
     *,
     title: str = "Progress report",
+    criteria: str | os.PathLike | None = None, # file of the lab's criteria; the project's own if not given
 ) -> Path:
     "Write the lab's progress report for a set of runs; all of its numbers come from their files."
+    from crosssuck.metrics import read_criteria
     runs = [r for r in picked if run_state(r) == "done"]
     if not runs:
         raise UserError("none of these runs is finished", where="progress-report", remedy="see crosssuck status")
@@ -1905,10 +1906,11 @@ def progress_report(
     said += [f"Out of date, told all the same: {r.name} ({'; '.join(why)})." for r in runs if (why := stale_reasons(r))]
     said += [f"Left out, since not finished: {', '.join(f'{r.name} ({run_state(r)})' for r in picked if r not in runs)}."] if len(runs) < len(picked) else []
     blocks = [*said, "# Data", *(b for c in data.values() for b in data_blocks(c)), "# Splits", *(b for c in splits.values() for b in split_blocks(c)), "# Model and training", *model_blocks(own),
-              "# Results on validation: groups that training knows", *result_blocks(runs, "val"), "# Results on test: groups that training has never seen", *result_blocks(runs, "test"),
+              "# Results on test: groups that training has never seen", *result_blocks(runs, "test"),
+              "# Results on validation: groups that training knows; these events also selected the checkpoint", *result_blocks(runs, "val"),
               "# All runs on one axis", interval_figure(pd.DataFrame([{"run": r.name, **headline(scored(r))} for r in runs])), "# Learning curves", *(b for k, r in enumerate(progress(own, "curves", unit="run")) for b in curve_blocks(r, k < MOST_CURVES)),
               *([f"The first {MOST_CURVES} are drawn; the other curves stand on the training page of each run."] if len(own) > MOST_CURVES else []),
-              "# Calibration and threshold", *(b for r in own for b in calibration_blocks(r)), "# What next", *next_blocks(runs), "# Where the numbers come from", sources(runs)]
+              "# Calibration and threshold", *(b for r in own for b in calibration_blocks(r)), "# What next", *next_blocks(runs, read_criteria(criteria)[0]), "# Where the numbers come from", sources(runs)]
     return write_page(at_root(out), title, blocks, simulated=all(c.data.simulated for c in configs.values()))
 
 def sources(runs: list[RunFolder]) -> pd.DataFrame: # run, file, sha256

@@ -942,6 +942,7 @@ def excluded_words(s: dict) -> str:
         return f"{words}, and with them the lab's line of usefulness, {line:.2f}."
     return f"{words}; the lab's line of usefulness, {line:.2f}, is not."
 
+# %% ../nbs/04b_metrics.ipynb #04b-118
 def _although(s: dict) -> list[str]:
     "Say of a negative result that a selection does not weaken it."
     record = selecting(s)
@@ -1026,6 +1027,7 @@ def _metadata(s: dict) -> str:
     span = " to ".join(bound(d[k], 0.0, sign="+") for k in ("low", "high"))
     return f"{words}, difference {d['value']:+.2f} ({100 * d['level']:g} % CI {span})"
 
+# %% ../nbs/04b_metrics.ipynb #04b-119
 def _at_threshold(s: dict) -> list[str]:
     "Describe the threshold 0.5: macro F1 beside its baselines, and the counts."
     (ee, et), (te, tt), out = *s["confusion_matrix"], []
