@@ -54,7 +54,7 @@ class OneLine(TyperGroup):
 # %% ../nbs/12_cli.ipynb #12-008
 app = typer.Typer(cls=OneLine, name="crosssuck", add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 150},
-                  help="From the annotators' workbook to a judged model of cross-sucking, one verb a step; the order below is the order of the work.",
+                  help="From the annotators' workbook to an evaluated model that classifies marked events as ear- or tail-sucking, one verb a step; the order below is the order of the work.",
                   epilog="crosssuck VERB --help shows an example. Exit code 0: done; 1: one line says what to mend.")
 
 def verb(
@@ -454,7 +454,7 @@ def predict_verb(checkpoint: Path, manifest: Path, out: OutCsv, clips: Annotated
                  boxes: Annotated[Optional[Path], typer.Option(help="boxes.csv, for the geometry roi")] = None,
                  views: Annotated[Optional[int], typer.Option(min=1, help="windows an event; the config's if not given")] = None,
                  aggregate: Annotated[str, typer.Option(help="how views are joined: mean of their probabilities")] = "mean", workers: Annotated[Optional[int], typer.Option(min=0)] = None):
-    "Score the events of a table with a checkpoint."
+    "Classify the marked events of a table with a checkpoint."
     from crosssuck.core import UserError, write_csv
     if aggregate != "mean":
         raise UserError(f"{aggregate!r} is no way to join views", where="--aggregate", remedy="use mean, which is what training selects by")
