@@ -23,7 +23,7 @@ from scipy.special import expit, logit
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import COLOUR, UserError, figure_png, read_table, read_yaml, write_json, write_page
-from .metrics import Live, bca, bout_codes, equal_bins, intervals, point_metrics, read_predictions
+from .metrics import SELECTION_WARNING, Live, bca, bout_codes, equal_bins, intervals, point_metrics, read_predictions
 
 # %% ../nbs/08_calibration.ipynb #08-008
 SWEEP = tuple(round(0.10 + 0.05 * k, 2) for k in range(17))  # 0.10 … 0.90, as in the lab's report
@@ -534,7 +534,7 @@ SAID = {"sweep": "tail recall: of the true tail events, the share found. tail pr
 
 def _page(parts: dict, result: dict) -> list:
     "Lay out the page: the answer, the sweep, the targets, the reliability, the corrections."
-    blocks = ["! " + result["sentences"][0], *result["sentences"][1:], "# What every threshold gives", SAID["sweep"], sweep_figure(parts)]
+    blocks = ["! " + result["sentences"][0], *result["sentences"][1:], SELECTION_WARNING, "# What every threshold gives", SAID["sweep"], sweep_figure(parts)]
     for name, rows in result["threshold_table"].items():
         table = pd.DataFrame(rows).map(lambda v: "" if v is None or v != v else f"{v:.2f}").rename(columns=lambda c: c.replace("_", " "))
         blocks += [f"On {name} ({len(parts[name])} events, {(parts[name].true_label == 'tail').sum()} tail):", table, SAID["february"],

@@ -321,8 +321,8 @@ def unsaid_table(
 # %% ../nbs/07_eval.ipynb #07-026
 def headline(
     facts: dict, # as in metrics.json
-) -> pd.DataFrame: # metric, this model, 95 % interval, counted, bouts that decide it, and a column a baseline; text
-    "Set every metric beside its interval, its count and the baselines."
+) -> pd.DataFrame: # metric, this model, 95 % CI, counted, bouts that decide it, and a column a baseline; text
+    "Set every metric beside its CI, its count and the baselines."
     (ear_ear, ear_tail), (tail_ear, tail_tail) = facts["confusion_matrix"]
     count = {"recall_tail": (tail_tail, tail_tail + tail_ear), "precision_tail": (tail_tail, tail_tail + ear_tail),
              "recall_ear": (ear_ear, ear_ear + ear_tail), "accuracy": (ear_ear + tail_tail, facts["n"])}
@@ -330,7 +330,7 @@ def headline(
     for key, words in HEADLINE.items():
         ends = facts["intervals"].get(key)
         rows.append({"metric": words, "this model": _number(facts["metrics"].get(key)),
-                     "95 % interval": f"{ends['low']:.2f} to {ends['high']:.2f}" if ends else "",
+                     "95 % CI": f"{ends['low']:.2f} to {ends['high']:.2f}" if ends else "",
                      "counted": "{} of {}".format(*count[key]) if key in count else "", "bouts that decide it": str(ends["n_deciding"]) if ends else "",
                      **{words: _number(facts["baselines"][k].get(key)) for k, words in RIVALS.items() if k in facts["baselines"]}})
     return pd.DataFrame(rows)
@@ -421,12 +421,12 @@ def curves_figure(
         bands = curve_points(table, bout_weights(table.bout_id, n_boot), grid) if known else ((), ())
         for ax, curve, band in zip((roc_ax, pr_ax), line, bands, strict=True):
             flat = len(band) and np.ptp(band, axis=0).max() == 0
-            why = f" (fewer than {MIN_UNITS} bouts: no band)" if not known else " (no draw differs: no band, see the interval)" if flat else ""
+            why = f" (fewer than {MIN_UNITS} bouts: no band)" if not known else " (no draw differs: no band, see the CI)" if flat else ""
             if len(curve): ax.plot(grid, curve[0], color=colour, lw=1.8, label=name + why)
             if len(band): ax.fill_between(grid, *np.percentile(band, [2.5, 97.5], axis=0), color=colour, alpha=0.18, lw=0)
     prevalence = np.mean([(t.true_label == "tail").mean() for t in tables.values()])
-    roc_ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--", label="a coin")
-    pr_ax.axhline(prevalence, color="#888888", lw=1, ls="--", label=f"a coin: {prevalence:.2f}")
+    roc_ax.plot([0, 1], [0, 1], color="#888888", lw=1, ls="--", label="chance level")
+    pr_ax.axhline(prevalence, color="#888888", lw=1, ls="--", label=f"chance level: {prevalence:.2f}")
     roc_ax.set(xlabel="true ears called tail", ylabel="true tails called tail", title="ROC")
     pr_ax.set(xlabel="recall: true tails called tail", ylabel="precision: of those called tail", title="Precision and recall")
     for ax in (roc_ax, pr_ax):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_BINS', 'DEFINITIONS', 'BLOCK', 'LEVEL',
-           'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METADATA', 'FIELD_WORDS', 'NO_BOUTS', 'SELECTED_BY',
-           'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest', 'equal_bins',
+           'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METADATA', 'FIELD_WORDS', 'NO_BOUTS', 'SELECTION_WARNING',
+           'SELECTED_BY', 'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest', 'equal_bins',
            'not_computed', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out', 'bca', 'deciding',
            'intervals', 'coin_scores', 'trivial_scores', 'metadata_table', 'metadata_fields', 'metadata_baseline',
            'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage',
@@ -545,13 +545,13 @@ def roc_figure(
     band: pd.DataFrame, # of `roc_band`
     title: str = "",
 ):
-    "Draw a ROC curve with its band and the coin's diagonal."
+    "Draw a ROC curve with its band and the diagonal of chance level."
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(3.8, 3.6))
     words = f"{100 * LEVEL:g} % of resampled bouts"
     ax.fill_between(band["fpr"], band["low"], band["high"], color=COLOUR["tail"], alpha=0.2, linewidth=0, label=words)
     ax.plot(band["fpr"], band["tpr"], color=COLOUR["tail"], label="model")
-    ax.plot([0, 1], [0, 1], color=COLOUR["other"], linewidth=1, linestyle="--", label="a coin")
+    ax.plot([0, 1], [0, 1], color=COLOUR["other"], linewidth=1, linestyle="--", label="chance level")
     ax.set(xlabel="ear events called tail (share)", ylabel="tail events found (share)", aspect="equal", title=title)
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="lower right", fontsize=8)
@@ -823,6 +823,8 @@ FIELD_WORDS = {"hour": "hour", "day": "day", "camera_id": "camera",
                "group": "group", "pen_location": "place in the pen", "duration_sec": "duration"}
 
 NO_BOUTS = "the bouts are not known; give the events with --manifest"
+SELECTION_WARNING = ("Figures on validation events that selected the checkpoint are too good on average; "
+                     "figures on test are not affected.")
 
 def selecting(
     s: dict, # of `summarise`, with `part` and `selection` where they are known
