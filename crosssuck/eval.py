@@ -38,7 +38,7 @@ from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_b
                             provenance, read_json, read_table, read_yaml, redact, sha256_file, write_csv, write_json, write_text)
 from .metrics import (FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
                                bound, excluded_words, judged, line_excluded, line_words, optimism_words, read_criteria,
-                               selecting, verdict_parts)
+                               reworded, selecting, verdict_parts)
 from .metrics import (Live, Scorer, bca, between_test, deciding, intervals, leave_one_out,
                                left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure, summarise)
 from .splits import assign_bouts, read_part, video_key
@@ -899,7 +899,7 @@ def model_card(
 ) -> list: # blocks: tables and sentences
     "Describe the best checkpoint of a run: what it is, what it saw, how it does, what it is not for."
     config, told = make_config(read_yaml(run / "config.yaml"), where=run / "config.yaml"), lambda name: read_json(run / name) if (run / name).exists() else {}
-    made, history, facts = told("provenance.json"), told("training_history.json"), {p: told(f"metrics/{f}") for p, (_, _, f) in RUN_FILES.items()}
+    made, history, facts = told("provenance.json"), told("training_history.json"), {p: reworded(told(f"metrics/{f}"), p) for p, (_, _, f) in RUN_FILES.items()}
     window, seen = config.window, _seen_rows(config)
     rows = [("model", run.name), ("checkpoint", f"best.ckpt, SHA-256 {sha256_file(run / 'best.ckpt')}" if (run / "best.ckpt").exists() else "not there"),
             ("network", f"{config.model.backbone}, weights {config.model.weights}, head {config.model.head}"),
@@ -1036,13 +1036,13 @@ def report_blocks(
 ) -> list: # for `write_report`
     "Lay out a report: the first screen, the tables, the curves, the subgroups, the criteria, the errors, the cards."
     small = (f"Cells with fewer than {SMALL[0]} events or fewer than {SMALL[1]} tails are counted and not scored (grey). In brackets 95 % CIs "
-             f"over bouts; none where fewer than {MIN_UNITS} bouts decide.")
+             f"over bouts, not corrected for the number of cells; none where fewer than {MIN_UNITS} bouts decide.")
     found = breakdown(facts["cells"])
     asked = criteria(*((facts,) if part == "validation" else (None, facts)), **(training or {}), lab=lab)
     sections = {
         "The usual table": ("As a lab's report prints it.", usual_table(facts), confusion_table(facts)),
         "Ranking, chance level and baselines": (unsaid_table(facts),),
-        "All metrics and their baselines": ("A metric whose CI includes a baseline of its own row is not shown to exceed it.", headline(facts),
+        "All metrics and their baselines": ("Where the CI of a metric includes a baseline of its row, it does not show that the model is better than that baseline.", headline(facts),
                                             {"kind": "more", "text": defined(facts)}),
         "Confusion matrix": ("At the threshold 0.5. The lower row first: how many of the true tails were called tail?", confusion_figure(facts)),
         "ROC and precision-recall curves": ("The bands are pointwise 95 %, over bouts. The dashed line is chance level.",
@@ -1051,7 +1051,7 @@ def report_blocks(
         "Out-of-distribution behaviours": _left_out_blocks(facts),
         "Subgroup analysis": (small, greyed(found, found.remark == "small") if len(found)
                               else "The events are not known: give them with --manifest."),
-        "The lab's criteria": (CRITERIA_RULE, asked) if len(asked) else (),
+        "The lab's criteria": (_criteria_words(facts), asked) if len(asked) else (),
         "Largest errors": (facts["errors"]["sentence"], failures(table).round(2), *pictures),
     }
     return [*first_screen(facts, part), *(block for title, blocks in sections.items() if blocks for block in (f"# {title}", *blocks)), *cards]
@@ -1060,13 +1060,22 @@ def report_blocks(
 def _risk_figure(facts: dict) -> tuple:
     return (risk_figure(pd.DataFrame(facts["risk_coverage"])),) if facts["risk_coverage"] else ()
 
+def _criteria_words(facts: dict) -> str:
+    "State the rule of decision, and the file that names the lines."
+    source = facts.get("criteria_source")
+    file = f" The lines stand in {source['name']} (SHA-256 {source['sha256'][:16]})." if source else ""
+    return CRITERIA_RULE + file
+
 def _abstain_words(facts: dict) -> str:
     "Say what selective prediction on the half with the highest confidence gains."
     rows = {r["coverage"]: r for r in facts["risk_coverage"]}
     if 0.5 not in rows:
         return "Not computed: the bouts are not known, or there are too few events."
     half, whole = rows[0.5], rows[1.0]
-    gain = f"{'Not shown to be better' if half['high'] >= half['always_ear'] else 'Better'} than the majority-class baseline (always ear) on the same events."
+    better = half["high"] < half["always_ear"]
+    gain = f"{'Better' if better else 'Not shown to be better'} than the majority-class baseline (always ear) on the same events."
+    if better and selecting(facts) is not None:
+        gain = "Lower than that of always ear, but not corrected for the selection of the checkpoint on these events."
     return (f"Error rate on all events: {whole['risk']:.0%}; on the half with the highest confidence: {half['risk']:.0%} "
             f"(95 % CI {half['low']:.0%} to {half['high']:.0%}); always ear would be wrong in {half['always_ear']:.0%} of that half. {gain}")
 

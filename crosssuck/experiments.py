@@ -1328,7 +1328,9 @@ def run_state(run: RunFolder) -> Literal["done", "smoke", "failed", "incomplete"
 
 def scored(run: RunFolder) -> dict[str, dict]: # part -> its metrics.json
     "Read what a run scored, for the parts that it scored."
-    return {part: read_json(run / name) for part, (_, name) in PARTS.items() if (run / name).exists()}
+    from crosssuck.metrics import reworded
+    there = {part: (words, run / name) for part, (words, name) in PARTS.items() if (run / name).exists()}
+    return {part: reworded(read_json(path), words) for part, (words, path) in there.items()}
 
 def _what_run(run: RunFolder) -> dict: # experiment, fold, seed, note, simulated
     "Say what a run is, from its config or, for an ensemble, from its members."
@@ -1934,7 +1936,7 @@ def runs_html(table: pd.DataFrame, limit: int = 200) -> str:
 def run_html(run: RunFolder, runs: Path) -> str:
     "Tell more of one run: its scores, its attempts, the end of its log."
     attempts = [{k: a.get(k, "") for k in ("stage", "begun", "ended", "code", "why", "job", "restart")} for a in run.facts().get("attempts", [])]
-    verdicts = "".join(f"<p><b>{words}</b>: {html.escape(read_json(run / name)['verdict'])}</p>" for words, name in PARTS.values() if (run / name).exists())
+    verdicts = "".join(f"<p><b>{PARTS[part][0]}</b>: {html.escape(f['verdict'])}</p>" for part, f in scored(run).items())
     log = html.escape(redact(last_lines(log_of(run, runs), 8)))
     return f"<h4>{html.escape(run.name)}</h4>{verdicts}{runs_html(pd.DataFrame(attempts))}" + (f"<pre>{log}</pre>" if log else "")
 

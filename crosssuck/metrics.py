@@ -11,8 +11,9 @@ __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_
            'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage',
            'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'between_share',
            'between_test', 'MetricLine', 'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria',
-           'read_criteria', 'Live', 'selecting', 'call', 'line_excluded', 'verdict', 'judged', 'verdict_parts', 'bound',
-           'ci_words', 'excluded_words', 'line_words', 'optimism_words', 'paired_difference', 'summarise']
+           'read_criteria', 'Live', 'selecting', 'call', 'line_excluded', 'verdict', 'judged', 'reworded',
+           'verdict_parts', 'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words', 'paired_difference',
+           'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -871,6 +872,16 @@ def verdict(
 def judged(s: dict) -> dict: # the same facts with `call` and `verdict`
     "Add the verdict to facts, once part, selection and the line of usefulness are known."
     return {**s, "call": call(s), "verdict": verdict(s)}
+
+def reworded(
+    facts: dict, # a metrics.json, of version 0.1 too
+    part: str,   # validation or test
+) -> dict:
+    "Take back a verdict of skill that was given from validation before selections were recorded."
+    skill = facts.get("call") in ("above_chance", "not_beyond_metadata")
+    if part != "validation" or not skill or facts.get("selection", {}) is None:
+        return facts
+    return judged({**facts, "part": part})
 
 def verdict_parts(
     words: str, # of `verdict`

@@ -37,6 +37,7 @@ def project(tmp_path, monkeypatch):
 def finished(tmp_path_factory):
     "A project with two finished runs, made once."
     root = tiny_notebooks(tmp_path_factory.mktemp("finished"))
+    shutil.copy(ROOT / "configs/criteria_lab.yaml", root / "configs")
     before = os.environ.get("CROSSSUCK_ROOT")
     os.environ["CROSSSUCK_ROOT"] = str(root)
     try:
@@ -619,6 +620,41 @@ def test_more_than_four_runs_stand_below_each_other_in_the_criteria(runs):
     page = write_reports("runs", "reports").read_text()
     table = page.split('<table class="criteria">')[1].split("</table>")[0]
     assert table.count("<tr>") == 6 and table.count("<th>") == 10 and "<td>tiny/s5</td>" in table and "cannot be told" in table
+
+
+def test_the_verdict_of_test_comes_first_and_validation_has_its_note(runs):
+    folder = runs / "runs/tiny/s0"
+    for name, part in (("metrics.json", "validation"), ("test_metrics.json", "test")):
+        write_json(folder / f"metrics/{name}", read_json(folder / f"metrics/{name}") | {"part": part})
+    RunFolder(folder).finish()
+    row = write_reports().read_text().split('data-run="tiny/s0"')[1].split("</tbody>")[0]
+    assert row.index("<td>test</td>") < row.index("<td>validation</td>") and row.count("these events selected the checkpoint") == 1
+    assert row.index("<td>validation</td>") < row.index("these events selected the checkpoint")
+    page = progress_report(pick_runs(["tiny"])).read_text()
+    assert page.index("<h2>Results on test") < page.index("<h2>Results on validation: groups that training knows; these events also selected the checkpoint")
+    first = (runs / "reports/tiny_s0/evaluate.html").read_text().partition("</h1>")[2]
+    assert first.index("On test: ") < first.index("On validation: ")
+
+
+def test_a_verdict_of_skill_from_an_old_validation_file_is_taken_back(runs, tmp_path):
+    from crosssuck.eval import evaluate
+    from crosssuck.experiments import scored
+    from crosssuck.simulation import tiny_events, tiny_predictions
+    events = tiny_events(400, seed=1)
+    events = events[events.behavior.isin(["ear", "tail"])]
+    old = evaluate(tiny_predictions(events, 0.9, seed=1), events, part="test", n_boot=100, n_perm=50)
+    assert old["call"] == "above_chance"
+    for name in ("metrics.json", "test_metrics.json"):
+        write_json(runs / f"runs/tiny/s0/metrics/{name}", {k: v for k, v in old.items() if k not in ("selection", "part")})
+    found = scored(RunFolder(runs / "runs/tiny/s0"))
+    assert found["val"]["call"] == "selected" and found["val"]["verdict"].startswith("No verdict from validation: it is not known whether")
+    assert found["test"]["call"] == "above_chance"
+
+
+def test_a_project_without_criteria_has_pages_without_them(runs):
+    (runs / "configs/criteria_lab.yaml").unlink()
+    assert "criteria" not in write_reports().read_text().partition("<body>")[2].partition("<script>")[0]
+    assert "criteri" not in progress_report(pick_runs(["tiny"])).read_text()
 
 
 def test_second_runs_of_reproduce_can_be_cleaned(runs):
