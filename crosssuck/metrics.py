@@ -391,9 +391,9 @@ def intervals(
 # %% ../nbs/04b_metrics.ipynb #04b-045
 def coin_scores(
     is_tail: np.ndarray, # (n,) bool
-    rate: float = 0.5,   # how often it says tail, 0..1
+    rate: float = 0.5,   # how often it calls tail, 0..1
 ) -> dict[str, float]:
-    "Compute what a coin scores on average that says tail at this rate, whatever it is shown."
+    "Compute what a random classifier that calls tail at this rate scores on average."
     from scipy.stats import binom
     n, n_tail = len(is_tail), int(np.sum(is_tail))
     n_ear, calls = n - n_tail, np.arange(n + 1)
@@ -414,7 +414,7 @@ def coin_scores(
 def trivial_scores(
     is_tail: np.ndarray, # (n,) bool
 ) -> dict[str, dict[str, float]]:
-    "Score three models without skill: always ear, always tail, a coin."
+    "Score three models without skill: always ear, always tail, a random classifier."
     n = len(is_tail)
     return {"always_ear": point_metrics(is_tail, np.zeros(n)), "always_tail": point_metrics(is_tail, np.ones(n)), "coin": coin_scores(is_tail)}
 
