@@ -6,11 +6,11 @@
 __all__ = ['app', 'Out', 'OutCsv', 'Simulated', 'Workers', 'Roots', 'Runs', 'Names', 'fault_line', 'OneLine', 'verb', 'main',
            'show', 'given', 'made', 'root_map', 'simulate_verb', 'manifest_verb', 'import_boris_verb',
            'export_boris_verb', 'scan_verb', 'link_verb', 'verify_cameras_verb', 'extract_verb', 'show_plan',
-           'show_failed', 'split_verb', 'numbers', 'audit_split_verb', 'out_loud', 'run_verb', 'work_verb',
-           'extract_array_verb', 'shard_verb', 'evaluate_verb', 'calibrate_verb', 'curves_verb', 'compare_verb',
-           'ensemble_verb', 'confounds_verb', 'predict_table', 'predict_verb', 'status_verb', 'cancel_verb',
-           'resume_verb', 'clean_verb', 'report_verb', 'progress_report_verb', 'reproduce_verb', 'checkup',
-           'checkup_torch', 'checkup_loader', 'doctor_verb']
+           'show_failed', 'split_verb', 'numbers', 'audit_split_verb', 'decimals', 'plan_size_verb', 'out_loud',
+           'run_verb', 'work_verb', 'extract_array_verb', 'shard_verb', 'evaluate_verb', 'calibrate_verb',
+           'curves_verb', 'compare_verb', 'ensemble_verb', 'confounds_verb', 'predict_table', 'predict_verb',
+           'status_verb', 'cancel_verb', 'resume_verb', 'clean_verb', 'report_verb', 'progress_report_verb',
+           'reproduce_verb', 'checkup', 'checkup_torch', 'checkup_loader', 'doctor_verb']
 
 # %% ../nbs/12_cli.ipynb #12-003
 import errno
@@ -289,6 +289,57 @@ def audit_split_verb(tables: Annotated[list[Path], typer.Argument(help="folder o
         write_audit(out, *tables)
     typer.echo(f"{found.leak.sum()} leaks" if found.leak.any() else "no leak")
     raise typer.Exit(1 if found.leak.any() else 0)
+
+# %% ../nbs/12_cli.ipynb #12-035b
+def decimals(text: str, where: str) -> tuple[float, ...]:
+    "Read numbers parted by commas; 'none' for none."
+    from crosssuck.core import UserError
+    try:
+        return () if text.strip().lower() in ("", "none") else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise UserError(f"{text!r} is no list of numbers", where=where, remedy="write e.g. 0.6,0.75") from None
+
+# %% ../nbs/12_cli.ipynb #12-035c
+@verb("plan-size", "data/linked.csv --out reports/plan")
+def plan_size_verb(
+    source: Annotated[Path, typer.Argument(help="linked table, split folder, or folder of folds")],
+    out: Out,
+    auc: Annotated[
+        str, typer.Option(help="true ROC AUC of the models that are assumed")
+    ] = "0.60,0.75,0.85",
+    recall: Annotated[
+        str, typer.Option(help="true tail recall of the models that are assumed; 'none' for none")
+    ] = "0.35,0.60",
+    recall_line: Annotated[
+        float, typer.Option(help="line that the recall should exceed; the lab's is 0.35")
+    ] = 0.35,
+    more: Annotated[
+        str, typer.Option(help="tail events to add to validation and to test; 'none' for none")
+    ] = "50,100",
+    icc: Annotated[
+        float, typer.Option(help="intraclass correlation of the scores within a bout (assumed)")
+    ] = 0.4,
+    ood: Annotated[
+        Optional[str],
+        typer.Option(help="groups kept apart, of a linked table; 4,5 if not given, 'none' for none"),
+    ] = None,
+    studies: Annotated[int, typer.Option(help="simulated studies for each part and value")] = 300,
+    seed: Annotated[int, typer.Option(help="of the simulation")] = 0,
+    simulated: Simulated = False,
+):
+    "Simulate, before any training, what the events can show: power and width of the CI."
+    from crosssuck.planning import plan_size, plan_table
+
+    plan = plan_size(
+        given(source), made(out), aucs=decimals(auc, "--auc"),
+        recalls=decimals(recall, "--recall"), recall_line=recall_line,
+        more=numbers(more, "--more"), icc=icc, studies=studies, seed=seed, simulated=simulated,
+        ood_groups=None if ood is None else numbers(ood, "--ood"),
+    )
+    show(plan_table(plan["table"]))
+    typer.echo("In each cell the power and, in brackets, the expected width of the 95 % CI.")
+    for sentence in (*plan["sentences"], *plan["notes"]):
+        typer.echo(sentence)
 
 # %% ../nbs/12_cli.ipynb #12-037
 def out_loud(line: str) -> None:
