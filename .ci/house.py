@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parents[1]
 OWNS = {
     "core": "config · paths · writes · runs", "video": "probe, read, write", "simulation": "a cohort of drawn calves",
     "manifest": "workbook → events", "cameras": "events → camera, file, offset", "extraction": "events → clips",
-    "splits": "bouts, splits, leaks", "inputs": "what the model sees", "metrics": "figures with intervals", "model": "backbones, heads",
+    "splits": "bouts, splits, leaks", "inputs": "what the model sees", "metrics": "figures with intervals", "planning": "what n can show", "model": "backbones, heads",
     "train": "the loop, its guards", "eval": "reports of one run", "calibration": "thresholds, temperature",
     "confounds": "behaviour or camera?", "experiments": "launcher, index", "cli": "one command",
 }
-FLOORS = [["cli"], ["experiments"], ["train", "eval", "calibration", "confounds"], ["model", "", ""], ["inputs", "", "metrics"],
+FLOORS = [["cli"], ["experiments"], ["train", "eval", "calibration", "confounds"], ["model", "", "planning"], ["inputs", "", "metrics"],
           ["", "extraction", "splits"], ["", "cameras", ""], ["simulation", "", "manifest"], ["", "video", ""], ["core"]]
 
 

@@ -6,11 +6,11 @@
 __all__ = ['app', 'Out', 'OutCsv', 'CriteriaFile', 'Simulated', 'Workers', 'Roots', 'Runs', 'Names', 'fault_line', 'OneLine',
            'verb', 'main', 'show', 'given', 'made', 'root_map', 'simulate_verb', 'manifest_verb', 'import_boris_verb',
            'export_boris_verb', 'scan_verb', 'link_verb', 'verify_cameras_verb', 'extract_verb', 'show_plan',
-           'show_failed', 'split_verb', 'numbers', 'audit_split_verb', 'out_loud', 'run_verb', 'work_verb',
-           'extract_array_verb', 'shard_verb', 'evaluate_verb', 'calibrate_verb', 'curves_verb', 'compare_verb',
-           'ensemble_verb', 'confounds_verb', 'predict_table', 'predict_verb', 'status_verb', 'cancel_verb',
-           'resume_verb', 'clean_verb', 'report_verb', 'progress_report_verb', 'reproduce_verb', 'checkup',
-           'checkup_torch', 'checkup_loader', 'doctor_verb']
+           'show_failed', 'split_verb', 'numbers', 'audit_split_verb', 'decimals', 'plan_size_verb', 'out_loud',
+           'run_verb', 'work_verb', 'extract_array_verb', 'shard_verb', 'count_look', 'evaluate_verb', 'calibrate_verb',
+           'curves_verb', 'compare_verb', 'ensemble_verb', 'confounds_verb', 'predict_table', 'predict_verb',
+           'status_verb', 'cancel_verb', 'resume_verb', 'clean_verb', 'report_verb', 'progress_report_verb',
+           'reproduce_verb', 'checkup', 'checkup_torch', 'checkup_loader', 'doctor_verb']
 
 # %% ../nbs/12_cli.ipynb #12-003
 import errno
@@ -257,16 +257,20 @@ def split_verb(linked: Path, out: Out, scheme: Annotated[str, typer.Option(help=
                split_seed: Annotated[int, typer.Option("--seed", help="of the split, not of the training")] = 42,
                ood: Annotated[Optional[str], typer.Option(help="groups kept apart for the test, e.g. 4,5; 'none' for none; 4,5 if not given (logo and lodo take none)")] = None,
                val_share: Annotated[float, typer.Option(min=0.01, max=0.9, help="share of the other events that validates")] = 0.2,
-               within_file: Annotated[bool, typer.Option("--within-file", help="bouts end with their file, the lab's older rule")] = False):
+               within_file: Annotated[bool, typer.Option("--within-file", help="bouts end with their file, the lab's older rule")] = False,
+               criteria: Annotated[Optional[Path], typer.Option(help="YAML of the criteria in force, whose hash split.json keeps; configs/criteria_lab.yaml if not given")] = None):
     "Split ear and tail events into train, validation and test."
-    from crosssuck.splits import count_sides, make_split, read_folds
+    from crosssuck.splits import CRITERIA_FILE, count_sides, make_split, read_folds
     groups = None if ood is None else numbers(ood, "--ood")
-    make_split(linked, out, scheme, ood_groups=groups, split_seed=split_seed, val_share=val_share, within_file=within_file)
+    make_split(linked, out, scheme, ood_groups=groups, split_seed=split_seed, val_share=val_share, within_file=within_file, criteria=given(criteria))
     for fold, one in read_folds(out).items():
         typer.echo(f"{fold}\n" if fold else "", nl=False)
         typer.echo(count_sides(one).to_string())
         for note in one.facts["notes"]:
             typer.echo(f"note: {note}")
+    rules = one.facts["criteria"]
+    typer.echo(f"criteria in force: {rules['file']}, SHA-256 {rules['sha256'][:12]}" if rules
+               else f"criteria in force: none, {CRITERIA_FILE} does not exist")
 
 # %% ../nbs/12_cli.ipynb #12-030
 def numbers(text: str, where: str) -> tuple[int, ...]:
@@ -290,6 +294,57 @@ def audit_split_verb(tables: Annotated[list[Path], typer.Argument(help="folder o
         write_audit(out, *tables)
     typer.echo(f"{found.leak.sum()} leaks" if found.leak.any() else "no leak")
     raise typer.Exit(1 if found.leak.any() else 0)
+
+# %% ../nbs/12_cli.ipynb #12-035b
+def decimals(text: str, where: str) -> tuple[float, ...]:
+    "Read numbers parted by commas; 'none' for none."
+    from crosssuck.core import UserError
+    try:
+        return () if text.strip().lower() in ("", "none") else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise UserError(f"{text!r} is no list of numbers", where=where, remedy="write e.g. 0.6,0.75") from None
+
+# %% ../nbs/12_cli.ipynb #12-035c
+@verb("plan-size", "data/linked.csv --out reports/plan")
+def plan_size_verb(
+    source: Annotated[Path, typer.Argument(help="linked table, split folder, or folder of folds")],
+    out: Out,
+    auc: Annotated[
+        str, typer.Option(help="true ROC AUC of the models that are assumed")
+    ] = "0.60,0.75,0.85",
+    recall: Annotated[
+        str, typer.Option(help="true tail recall of the models that are assumed; 'none' for none")
+    ] = "0.35,0.60",
+    recall_line: Annotated[
+        float, typer.Option(help="line that the recall should exceed; the lab's is 0.35")
+    ] = 0.35,
+    more: Annotated[
+        str, typer.Option(help="tail events to add to validation and to test; 'none' for none")
+    ] = "50,100",
+    icc: Annotated[
+        float, typer.Option(help="intraclass correlation of the scores within a bout (assumed)")
+    ] = 0.4,
+    ood: Annotated[
+        Optional[str],
+        typer.Option(help="groups kept apart, of a linked table; 4,5 if not given, 'none' for none"),
+    ] = None,
+    studies: Annotated[int, typer.Option(help="simulated studies for each part and value")] = 300,
+    seed: Annotated[int, typer.Option(help="of the simulation")] = 0,
+    simulated: Simulated = False,
+):
+    "Simulate, before any training, what the events can show: power and width of the CI."
+    from crosssuck.planning import plan_size, plan_table
+
+    plan = plan_size(
+        given(source), made(out), aucs=decimals(auc, "--auc"),
+        recalls=decimals(recall, "--recall"), recall_line=recall_line,
+        more=numbers(more, "--more"), icc=icc, studies=studies, seed=seed, simulated=simulated,
+        ood_groups=None if ood is None else numbers(ood, "--ood"),
+    )
+    show(plan_table(plan["table"]))
+    typer.echo("In each cell the power and, in brackets, the expected width of the 95 % CI.")
+    for sentence in (*plan["sentences"], *plan["notes"]):
+        typer.echo(sentence)
 
 # %% ../nbs/12_cli.ipynb #12-037
 def out_loud(line: str) -> None:
@@ -345,6 +400,29 @@ def shard_verb(what: Annotated[str, typer.Argument(help="number of the shard, or
     typer.echo(f"{(table.status == 'ok').sum()} clips of {len(table)}")
     raise typer.Exit(0 if (table.status == "ok").all() else 1)
 
+# %% ../nbs/12_cli.ipynb #12-040a
+def count_look(
+    predictions: str | os.PathLike,        # table that was scored
+    *near: str | os.PathLike | None,       # tables of the split, or run folders
+    manifest: str | os.PathLike | None = None, # events of a table without event ids
+    checkpoint: str | os.PathLike | None = None,
+) -> str: # how often the test events were scored; "" where none of them was
+    "Record in the ledger of its split that test events were scored."
+    from crosssuck.core import RunFolder, UserError
+    from crosssuck.metrics import read_predictions
+    from crosssuck.splits import log_test_look, split_of, test_looks
+    folder = split_of(manifest, *near, predictions)
+    if folder is None:
+        return ""
+    try:
+        table = read_predictions(predictions, manifest)
+    except UserError:  # such as a manifest that does not hold these events
+        table = read_predictions(predictions)
+    home = next((Path(p) for p in (*near, Path(predictions).parent) if p and (Path(p) / "config.yaml").exists()), None)
+    name = RunFolder(home).name if home else Path(predictions).name
+    weights = checkpoint or (home / "best.ckpt" if home else None)
+    return test_looks(folder)[2] if log_test_look(folder, table, run=name, checkpoint=weights) else ""
+
 # %% ../nbs/12_cli.ipynb #12-041
 @verb("evaluate", "predictions.csv --manifest data/splits/bout/val.csv --train data/splits/bout/train.csv --out reports/elsewhere")
 def evaluate_verb(predictions: Path, manifest: Annotated[Optional[Path], typer.Option(help="the events of the predictions")] = None,
@@ -363,6 +441,8 @@ def evaluate_verb(predictions: Path, manifest: Annotated[Optional[Path], typer.O
     typer.echo(f"{facts['verdict']}\n")
     for row in answers(facts).itertuples():
         typer.echo(f"{row.question} {row.answer} {row.because}")
+    if looks := count_look(predictions, given(run), train, manifest=manifest):
+        typer.echo(looks)
 
 @verb("calibrate", "predictions_agg.csv --test test_predictions.csv --out reports/calibration")
 def calibrate_verb(val: Path, test: Annotated[Optional[Path], typer.Option(help="predictions of the test; only told, never fitted")] = None,
@@ -376,6 +456,8 @@ def calibrate_verb(val: Path, test: Annotated[Optional[Path], typer.Option(help=
     told = calibrate(val, test, out, manifest=manifest, targets=target or TARGETS, drawn_share=drawn_share, true_share=true_share, simulated=simulated)
     for sentence in told["sentences"]:
         typer.echo(sentence)
+    if test and (looks := count_look(test, manifest=manifest)):
+        typer.echo(looks)
 
 @verb("curves", "runs/train_binary_v4_mvit_isaac/s0/training_history.json --out reports/curves --support ear=323,tail=38")
 def curves_verb(history: Path, out: Out, support: Annotated[Optional[str], typer.Option(help="events of validation: ear=323,tail=38, or a table of its predictions; a history of ours knows them, and without them chance is not asked")] = None,
@@ -461,6 +543,8 @@ def predict_verb(checkpoint: Path, manifest: Path, out: OutCsv, clips: Annotated
     table = predict_table(checkpoint, manifest, clips=given(clips), boxes=given(boxes), views=views, workers=workers)
     write_csv(out, table)
     typer.echo(f"{len(table)} events scored with {table.n_views.max()} views each: {out}")
+    if looks := count_look(out, checkpoint.parent, manifest=manifest, checkpoint=checkpoint):
+        typer.echo(looks)
 
 # %% ../nbs/12_cli.ipynb #12-052
 Runs = Annotated[Optional[Path], typer.Option("--runs", help="folder of the runs; runs/ if not given")]

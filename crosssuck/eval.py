@@ -41,7 +41,7 @@ from .metrics import (FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRe
                                reworded, selecting, verdict_parts)
 from .metrics import (Live, Scorer, bca, between_test, deciding, intervals, leave_one_out,
                                left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure, summarise)
-from .splits import assign_bouts, read_part, video_key
+from .splits import assign_bouts, log_test_look, read_part, video_key
 
 # %% ../nbs/07_eval.ipynb #07-010
 HEADLINE = {"roc_auc": "ROC AUC", "average_precision": "average precision", "macro_f1": "macro F1", "recall_tail": "tail recall",
@@ -1756,6 +1756,8 @@ def evaluate_run(
     for part, (side, table_name, metrics_name) in RUN_FILES.items():
         predictions, events = predict_part(run, side, device)
         write_csv(run / table_name, predictions)
+        if part == "test":
+            log_test_look(config.data.split_dir, predictions, run=run.name, checkpoint=run / "best.ckpt")
         table = read_predictions(predictions, events)
         facts = {"part": part} | assess(table, train, left_out=left_out, n_boot=n_boot, n_perm=n_perm) | {"left_out_note": why}
         facts = judged(facts)

@@ -1678,6 +1678,7 @@ _INDEX = jinja2.Environment(autoescape=True, trim_blocks=True).from_string("""<!
 {% for name, asked, answers in criteria.rows %}<tr><td>{{ name }}<br><span class="small">{{ asked }}</span></td>{% for a in answers %}<td><b class="{{ a.css }}">{{ a.answer }}</b><br><span class="small">{{ a.why }}</span></td>{% endfor %}</tr>{% endfor %}</tbody></table></div><p class="small">{{ chosen }}</p>{% endif %}
 {% if apart %}<h2>Not compared</h2><div class="wide"><table><thead><tr><th>run</th><th>state</th><th>came to</th><th>why</th><th></th></tr></thead>
 {% for r in apart %}<tbody data-run="{{ r.run }}" data-state="{{ r.shown }}"><tr><td>{{ r.run }}</td><td{% if r.shown == "stale" %} class="stale"{% endif %}>{{ r.shown }}</td><td>{{ r.stage }}</td><td>{{ r.why }}</td><td>{{ links(r) }}</td></tr></tbody>{% endfor %}</table></div>{% endif %}
+{% for words in splits %}<p class="small">{{ words }}</p>{% endfor %}
 {% if pages %}<h2>Further pages</h2><ul>{% for group, found in pages.items() %}<li><b>{{ group }}</b>: {% for p in found %}<a href="{{ p.href }}">{{ p.title }}</a>{% if not loop.last %} · {% endif %}{% endfor %}</li>{% endfor %}</ul>{% endif %}
 <script>{{ script }}</script></body></html>
 """)
@@ -1776,8 +1777,19 @@ def write_reports(
     picture = base64.b64encode(figure_png(interval_figure(table[may].reset_index(drop=True)))).decode() if done else ""
     page = _INDEX.render(title=title, rule=ONE_SCRIPT, script=Markup(_SCRIPT), style=Markup(STYLE + _INDEX_STYLE), notice=SIMULATED if simulated else "", lead=lead_sentence(table), states=["done", *sorted({r["shown"] for r in apart})],
                          done=done, apart=apart, metrics=HEADLINE, method=f"CIs: {'; '.join(methods)}." if methods else "", picture=picture,
-                         criteria=criteria_table(finished, lab), chosen=best_by_test(finished, lab), pages=copy_pages(extras, out))
+                         criteria=criteria_table(finished, lab), chosen=best_by_test(finished, lab), pages=copy_pages(extras, out),
+                         splits=_split_words(finished))
     return write_text(out / "index.html", page if unredacted() else redact_tree(page))
+
+# %% ../nbs/11_experiments.ipynb #11-152a
+def _split_words(runs: list[RunFolder]) -> list[str]:
+    "Say for each split how often its test events were scored, and whether the criteria changed."
+    from crosssuck.splits import criteria_note, test_looks
+    configs = [read_yaml(r / "config.yaml") for r in runs if (r / "config.yaml").exists()]
+    folders = dict.fromkeys(str((c.get("data") or {}).get("split_dir", "")) for c in configs)
+    said = {f: (test_looks(f)[2], criteria_note(f)) for f in folders if f and at_root(f).exists()}
+    found = {f: " ".join(filter(None, words)) for f, words in said.items() if any(words)}
+    return [f"{redact(f)}: {words}" if len(found) > 1 else words for f, words in found.items()]
 
 # %% ../nbs/11_experiments.ipynb #11-157
 def _share(n: int, of: int) -> str: return f"{n:,} ({100 * n / of:.1f} %)" if of else f"{n:,}"

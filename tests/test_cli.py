@@ -21,7 +21,7 @@ from crosssuck.simulation import tiny_drive, tiny_events, tiny_predictions, tiny
 
 COMMAND = typer.main.get_command(app)
 VERBS = [n for n, c in COMMAND.commands.items() if not c.hidden]
-DESIGN = ["simulate", "manifest", "import-boris", "export-boris", "scan", "link", "verify-cameras", "extract", "extract-array", "split", "audit-split", "run", "evaluate", "calibrate", "confounds", "curves", "compare", "ensemble",
+DESIGN = ["simulate", "manifest", "import-boris", "export-boris", "scan", "link", "verify-cameras", "extract", "extract-array", "split", "audit-split", "plan-size", "run", "evaluate", "calibrate", "confounds", "curves", "compare", "ensemble",
           "predict", "status", "cancel", "resume", "clean", "report", "progress-report", "reproduce", "doctor"]
 
 
@@ -220,3 +220,34 @@ def test_entry_point_is_the_app():
     assert "crosssuck = crosssuck.cli:main" in (Path(__file__).parents[1] / "setup.py").read_text()
     done = subprocess.run([sys.executable, "-c", "from crosssuck.cli import main; main()", "split", "nowhere.csv", "--out", "x"], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1 and "nowhere.csv" in done.stderr
+
+
+def test_scoring_the_test_is_counted_by_every_verb_that_does_it(tmp_path, monkeypatch):
+    from crosssuck.simulation import tiny_events, tiny_predictions
+    from crosssuck.splits import read_part, split_events, write_split
+    from crosssuck.splits import test_looks as looks
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path))
+    split = write_split(split_events(tiny_events(600, seed=1)), tmp_path / "split")
+    table = {side: tiny_predictions(read_part(split / f"{side}.csv"), 0.8, seed=1) for side in ("val", "test_ood")}
+    for side, t in table.items():
+        t.to_csv(tmp_path / f"{side}.csv", index=False)
+    call("evaluate", tmp_path / "val.csv", "--manifest", split / "val.csv", "--out", tmp_path / "a")
+    assert looks(split)[0] == 0, "validation is no look at the test"
+    said = call("evaluate", tmp_path / "test_ood.csv", "--manifest", split / "test_ood.csv", "--out", tmp_path / "b")
+    assert "The test events of this split have been scored once." in said
+    said = call("calibrate", tmp_path / "val.csv", "--test", tmp_path / "test_ood.csv", "--manifest", split / "val.csv", "--out", tmp_path / "c")
+    assert "scored 2 times, always by the same checkpoint." in said and looks(split)[:2] == (2, 1)
+
+
+def test_split_records_the_criteria_and_plan_size_plans(tmp_path, monkeypatch):
+    from crosssuck.simulation import tiny_events
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path))
+    tiny_events(600, seed=1).to_csv(tmp_path / "linked.csv", index=False)
+    said = call("split", tmp_path / "linked.csv", "--out", tmp_path / "split")
+    assert "criteria in force: none, configs/criteria_lab.yaml does not exist" in said
+    (tmp_path / "mine.yaml").write_text("useful_roc_auc: 0.7\n")
+    said = call("split", tmp_path / "linked.csv", "--out", tmp_path / "split", "--criteria", tmp_path / "mine.yaml")
+    assert "criteria in force: mine.yaml, SHA-256 " in said
+    said = call("plan-size", tmp_path / "split", "--out", tmp_path / "plan", "--auc", "0.75", "--recall", "none", "--more", "none", "--studies", "20", "--simulated")
+    assert "is shown to be better than chance in" in said and "AUC 0.75" in said
+    assert sorted(p.name for p in (tmp_path / "plan").iterdir()) == ["plan_size.csv", "plan_size.html"]

@@ -10,16 +10,17 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").glob("*.ipynb") if p.stem != "index")
 RUNNABLE = [ROOT / "nbs" / f"{n}.ipynb" for n in ("06_train", "07_eval", "08_calibration")]
 PARAMETERS = ["experiment", "fold", "seed", "run_dir", "overrides", "smoke"]
-ORDER = ["core", "video", "simulation", "manifest", "cameras", "extraction", "splits", "inputs", "metrics", "model", "train", "eval", "calibration",
+ORDER = ["core", "video", "simulation", "manifest", "cameras", "extraction", "splits", "inputs", "metrics", "planning", "model", "train", "eval", "calibration",
          "confounds", "experiments", "cli"]
 MAY_IMPORT = {
     "core": set(), "video": {"core"}, "simulation": {"core", "video"}, "manifest": {"core"}, "cameras": {"core", "video", "manifest"},
     "extraction": {"core", "video", "cameras"}, "splits": {"core", "manifest"}, "inputs": {"core", "video"}, "metrics": {"core", "splits"},
+    "planning": {"core", "splits", "metrics"},
     "model": {"core", "inputs"}, "train": {"core", "splits", "inputs", "metrics", "model"}, "eval": {"core", "splits", "inputs", "metrics", "model"},
     "calibration": {"core", "metrics"}, "confounds": {"core", "video", "splits", "inputs", "metrics", "model"},
     "experiments": set(ORDER) - {"experiments", "cli"}, "cli": set(ORDER) - {"cli"},
 }
-LIGHT = ["core", "video", "simulation", "manifest", "cameras", "extraction", "splits", "metrics", "calibration", "experiments", "cli"]
+LIGHT = ["core", "video", "simulation", "manifest", "cameras", "extraction", "splits", "metrics", "planning", "calibration", "experiments", "cli"]
 assert len(NOTEBOOKS) > 0
 
 

@@ -245,7 +245,7 @@ def test_a_split_survives_its_folder(events, tmp_path):
     for scheme in ("bout", "intra_video_boosted"):
         split = split_events(events, scheme)
         back = read_split(write_split(split, tmp_path / scheme))
-        assert back.facts == split.facts
+        assert back.facts == split.facts | {"criteria": splits.hash_criteria()}
         for side in SIDES:
             same = [c for c in split.sides[side] if c in back.sides[side]]
             assert len(same) == len(split.sides[side].columns)
@@ -741,3 +741,131 @@ def test_the_verb_finds_the_leaks_of_v4(lab, tmp_path):
         "LEAK  near pair (train · val): 2 pairs nearer than 30 s with one event in train and one in val; they touch 2 events of val"]
     carriers = pd.read_csv(tmp_path / "carriers.csv")
     assert carriers[carriers.by == "calf"].groupby("side").tail_events.sum().to_dict() == {"train": 175, "val": 38, "test_ood": 12}
+
+
+# ---- criteria in force, and how often the test was scored
+
+def test_a_split_records_the_criteria_in_force(events, tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path))
+    rules, split = tmp_path / "configs/criteria_lab.yaml", split_events(events)
+    none = write_split(split, tmp_path / "none")
+    assert splits.read_json(none / "split.json")["criteria"] is None and splits.criteria_note(none) == ""
+    rules.parent.mkdir()
+    rules.write_text("useful_roc_auc: 0.60\n")
+    assert splits.criteria_note(none) == ("The criteria changed after the split was made: there were none then, and criteria_lab.yaml is in force now.")
+    out = write_split(split, tmp_path / "out")
+    assert splits.read_json(out / "split.json")["criteria"] == {"file": "criteria_lab.yaml", "sha256": splits.sha256_file(rules)}
+    assert splits.criteria_note(out) == splits.criteria_note("out") == ""
+    for fold in write_split(split_folds(events), tmp_path / "logo").glob("*/split.json"):
+        assert splits.criteria_note(fold.parent) == ""
+    rules.write_text("useful_roc_auc: 0.55\n")
+    assert re.fullmatch(r"The criteria changed after the split was made: criteria_lab\.yaml is not the file that was in force "
+                        r"\(SHA-256 \w{12} then, \w{12} now\)\.", splits.criteria_note(out))
+    assert "\n" not in splits.criteria_note(out) and str(tmp_path) not in splits.criteria_note(out)
+    rules.unlink()
+    assert splits.criteria_note(out) == "The criteria changed after the split was made: criteria_lab.yaml is no longer there."
+
+
+def test_criteria_of_another_file_and_of_older_splits(events, tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path))
+    own = tmp_path / "mine.yaml"
+    own.write_text("useful_roc_auc: 0.70\n")
+    out = splits.make_split(events, tmp_path / "out", criteria=own)
+    assert splits.criteria_note(out, own) == ""
+    with pytest.raises(UserError, match="nowhere.yaml: no such file; give the YAML file of the criteria"):
+        splits.make_split(events, tmp_path / "other", criteria=tmp_path / "nowhere.yaml")
+    assert not (tmp_path / "other").exists(), "nothing is half written"
+    facts = splits.read_json(out / "split.json")
+    del facts["criteria"]
+    splits.write_json(out / "split.json", facts)
+    assert splits.criteria_note(out, own) == "It is not known which criteria were in force when the split was made."
+    assert splits.criteria_note(tmp_path / "nowhere") == ""
+
+
+@pytest.fixture
+def ledger(events, tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path / "project"))
+    return write_split(split_events(events), tmp_path / "split")
+
+
+def scored(folder, value=0.25, side="test_ood") -> pd.DataFrame:
+    return read_part(folder / f"{side}.csv")[["event_idx"]].assign(prob_tail=value)
+
+
+def test_scorings_of_the_test_are_counted(ledger, tmp_path):
+    assert splits.test_looks(ledger) == (0, 0, "The test events of this split have not been scored yet.")
+    assert not splits.log_test_look(ledger, scored(ledger, side="val")), "validation is no look at the test"
+    weights = [tmp_path / f"{k}.ckpt" for k in range(2)]
+    for k, path in enumerate(weights):
+        path.write_bytes(bytes([k]))
+    assert splits.log_test_look(ledger, scored(ledger, 0.1), run="a/s0", checkpoint=weights[0])
+    assert splits.test_looks(ledger)[2] == "The test events of this split have been scored once."
+    splits.log_test_look(ledger, scored(ledger, 0.2), run="a/s0", checkpoint=weights[0])  # more views: other scores, the same weights
+    splits.log_test_look(ledger, scored(ledger, 0.2).sample(frac=1, random_state=0), run="table.csv")  # the same scores, weights unknown
+    assert splits.test_looks(ledger) == (3, 1, "The test events of this split have been scored 3 times, always by the same checkpoint.")
+    splits.log_test_look(ledger, scored(ledger, 0.3), run="a/s1", checkpoint=weights[1])
+    assert splits.test_looks(ledger) == (4, 2, "The test events of this split have been scored 4 times (2 distinct checkpoints); each look makes the best of "
+                                               "them more optimistic.")
+    assert read_split(ledger).facts["scheme"] == "bout", "the split is still whole"
+    write_split(split_events(read_events_of(ledger), split_seed=1, ood_groups=(1,)), ledger)
+    assert splits.test_looks(ledger)[0] == 0, "other test events"
+
+
+def read_events_of(folder) -> pd.DataFrame:
+    return pd.concat([read_part(folder / f"{s}.csv") for s in SIDES]).drop(columns="bout_id")
+
+
+def _look(args):
+    folder, k = args
+    splits.log_test_look(folder, scored(folder, k / 100), run=f"array/s{k}")
+
+
+def test_scorings_at_the_same_time_lose_no_line(ledger):
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(_look, [(ledger, k) for k in range(48)]))
+    assert splits.test_looks(ledger)[:2] == (48, 48)
+    assert not list((ledger / splits.LOOKS).glob("*.part*"))
+
+
+def test_a_ledger_holds_no_path_no_host_and_no_user(ledger, monkeypatch):
+    monkeypatch.setenv("USER", "somebody")
+    splits.log_test_look(ledger, scored(ledger), run="/home/somebody/runs/a/s0")
+    line = next((ledger / splits.LOOKS).glob("*.json")).read_text()
+    assert "somebody" not in line and "/home" not in line and str(ledger) not in line
+    assert set(splits.read_json(next((ledger / splits.LOOKS).glob("*.json")))) == {"time", "run", "checkpoint", "predictions", "events", "test"}
+
+
+def test_a_split_that_cannot_be_written_to_is_counted_in_the_project(ledger):
+    (ledger / splits.LOOKS).write_text("in the way of the folder")
+    splits.log_test_look(ledger, scored(ledger), run="a/s0")
+    n, distinct, words = splits.test_looks(ledger)
+    assert (n, distinct) == (1, 1) and words.endswith("only scorings from this project folder are counted.")
+
+
+def test_a_ledger_that_cannot_be_written_is_a_warning_and_no_fault(ledger, tmp_path):
+    (ledger / splits.LOOKS).write_text("in the way of the folder")
+    (tmp_path / "project").write_text("in the way of the project's ledger")
+    splits._warned.clear()
+    with pytest.warns(UserWarning, match="was not recorded"):
+        assert splits.log_test_look(ledger, scored(ledger), run="a/s0")
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        splits.log_test_look(ledger, scored(ledger), run="a/s0")  # once is enough
+    splits.log_test_look(tmp_path / "nowhere", scored(ledger).assign(event_idx=-1))  # no split: no fault either
+    assert splits.test_looks(tmp_path / "nowhere") == (0, 0, "")
+
+
+def test_a_line_that_cannot_be_read_is_a_look_all_the_same(ledger):
+    splits.log_test_look(ledger, scored(ledger), run="a/s0")
+    (ledger / splits.LOOKS / "odd.json").write_text("{")
+    assert splits.test_looks(ledger)[:2] == (2, 2)
+
+
+def test_the_split_of_a_run_is_found(ledger, tmp_path):
+    run = tmp_path / "runs/a/s0"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(f"data: {{split_dir: {ledger}}}\n")
+    assert splits.split_of(None, run / "test_predictions.csv") == splits.split_of(run) == splits.split_of(ledger / "val.csv") == ledger
+    assert splits.split_of(None, tmp_path) is None
