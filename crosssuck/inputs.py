@@ -658,6 +658,7 @@ def _make_event(row, clips: pd.DataFrame, folder: Path, box, config: Config, spe
     return Event(int(row.event_idx), CLASSES.index(row.behavior), folder / clip.clip_path, start_s, end_s, last_s, info.fps, others, region,
                  *starts, stretch_s, (stat.st_mtime_ns, stat.st_size))
 
+# %% ../nbs/04a_inputs.ipynb #04a-073a
 def _event_crops(geometry: GeometryConfig, clip, size: tuple[int, int], box) -> tuple[Crop, ...]:
     if geometry.policy != "roi":
         return crops(geometry, *size)

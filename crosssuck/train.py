@@ -13,7 +13,7 @@ __all__ = ['LAB_KEYS', 'OWN_KEYS', 'SELECTED', 'GAP', 'RECALL', 'TRIVIAL', 'NEVE
            'start_loop', 'earlier_weights', 'ready', 'train_step', 'step_seed', 'gradient', 'backward',
            'fewer_at_a_time', 'note_batch', 'Requeue', 'stop_signals', 'heed', 'until_asked', 'train_epoch',
            'epoch_row', 'table_loss', 'all_metrics', 'score_sides', 'close_epoch', 'epoch_line', 'save_loop',
-           'load_loop', 'run_notes', 'same_tables', 'record_sources', 'fit', 'is_finished', 'with_fault', 'over_seeds',
+           'load_loop', 'same_tables', 'run_notes', 'record_sources', 'fit', 'is_finished', 'with_fault', 'over_seeds',
            'fault_costs', 'cost_figure']
 
 # %% ../nbs/06_train.ipynb #06-003
@@ -836,6 +836,20 @@ def load_loop(loop: Loop) -> Loop:
         loop.ema.load_state_dict(saved["ema"])
     return replace(loop, **{k: saved[k] for k in MOVING})
 
+# %% ../nbs/06_train.ipynb #06-087a
+def same_tables(
+    run: RunFolder,
+    lines: list[str], # of manifests_used.txt: a table and its SHA-256 each
+) -> None:
+    "Refuse to go on with a run whose tables are no longer those that it was begun with."
+    if not (run / "last.ckpt").exists() or not (run / "manifests_used.txt").exists():
+        return
+    before = {line.split(":")[0]: line.split()[-1] for line in (run / "manifests_used.txt").read_text(encoding="utf-8").splitlines() if " sha256 " in line}
+    for name, digits in ((line.split(":")[0], line.split()[-1]) for line in lines):
+        if before.get(name, digits) != digits:
+            raise UserError(f"the table {name!r} differs from the one that the run was begun with: SHA-256 {digits[:12]}…, in manifests_used.txt {before[name][:12]}…",
+                            where=run.path, remedy="put the old table back, or give the experiment a new name")
+
 # %% ../nbs/06_train.ipynb #06-088
 def run_notes(
     config: Config,
@@ -855,19 +869,6 @@ def run_notes(
     if config.faults:
         notes.append(f"A study of E1's faults, not a model to use: {', '.join(config.faults)} put back on purpose.")
     return notes
-
-def same_tables(
-    run: RunFolder,
-    lines: list[str], # of manifests_used.txt: a table and its SHA-256 each
-) -> None:
-    "Refuse to go on with a run whose tables are no longer those that it was begun with."
-    if not (run / "last.ckpt").exists() or not (run / "manifests_used.txt").exists():
-        return
-    before = {line.split(":")[0]: line.split()[-1] for line in (run / "manifests_used.txt").read_text(encoding="utf-8").splitlines() if " sha256 " in line}
-    for name, digits in ((line.split(":")[0], line.split()[-1]) for line in lines):
-        if before.get(name, digits) != digits:
-            raise UserError(f"the table {name!r} differs from the one that the run was begun with: SHA-256 {digits[:12]}…, in manifests_used.txt {before[name][:12]}…",
-                            where=run.path, remedy="put the old table back, or give the experiment a new name")
 
 def record_sources(loop: Loop) -> None:
     "Write label_map.json, manifests_used.txt and the training part of provenance.json."
