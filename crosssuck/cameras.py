@@ -517,7 +517,7 @@ def write_links(
     out = Path(out)
     if out.is_dir():
         raise UserError("a folder, where a file is to be written", where=out, remedy="give the name of a file, as linked.csv in it")
-    return write_together({out.with_name(f"{out.stem}_unlinked.csv"): unlinked, out: linked})
+    return write_together({out.with_name(f"{out.stem}_unlinked.csv"): unlinked, out: check_table(linked, linked_schema, out)})
 
 # %% ../nbs/02_cameras.ipynb #02-056
 def invent_segments(

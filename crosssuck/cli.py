@@ -73,7 +73,8 @@ def main() -> None:
 
 def show(table) -> None:
     "Print a table without its index."
-    typer.echo(table.to_string(index=False) if len(table) else "(nothing)")
+    from crosssuck.core import as_shown
+    typer.echo(as_shown(table).to_string(index=False) if len(table) else "(nothing)")
 
 Out = Annotated[Path, typer.Option(help="folder to write to; it is made")]
 OutCsv = Annotated[Path, typer.Option(help="CSV to write")]
@@ -538,10 +539,11 @@ def predict_verb(checkpoint: Path, manifest: Path, out: OutCsv, clips: Annotated
                  aggregate: Annotated[str, typer.Option(help="how views are joined: mean of their probabilities")] = "mean", workers: Annotated[Optional[int], typer.Option(min=0)] = None):
     "Classify the marked events of a table with a checkpoint."
     from crosssuck.core import UserError, write_csv
+    from crosssuck.metrics import check_predictions
     if aggregate != "mean":
         raise UserError(f"{aggregate!r} is no way to join views", where="--aggregate", remedy="use mean, which is what training selects by")
     table = predict_table(checkpoint, manifest, clips=given(clips), boxes=given(boxes), views=views, workers=workers)
-    write_csv(out, table)
+    write_csv(out, check_predictions(table, out))
     typer.echo(f"{len(table)} events scored with {table.n_views.max()} views each: {out}")
     if looks := count_look(out, checkpoint.parent, manifest=manifest, checkpoint=checkpoint):
         typer.echo(looks)
@@ -558,7 +560,7 @@ def status_verb(runs: Annotated[Optional[Path], typer.Argument(help="folder of t
     table = watch_runs(given(runs, "runs"))
     if scores and len(table):
         more = collect_runs(given(runs, "runs")).set_index("run")[[*(f"{part}_{m}" for part in ("val", "test") for m in HEADLINE), "stale"]]
-        table = table.join(more.round(3).astype(object).where(more.notna(), ""), on="run")
+        table = table.join(more, on="run")
     show(table)
 
 @verb("cancel", "train_binary_v4_mvit_isaac/s0")

@@ -6,11 +6,12 @@
 __all__ = ['CLASSES', 'COLOUR', 'CRITERIA', 'Count', 'Whole', 'Positive', 'Amount', 'Chance', 'Below1', 'Angle', 'Half',
            'BACKBONE_NAMES', 'LIBRARIES', 'STYLE', 'SIMULATED', 'UserError', 'project_root', 'at_root', 'criteria_path',
            'atomic_path', 'write_text', 'write_together', 'write_json', 'write_csv', 'as_json', 'as_csv', 'read_json',
-           'read_table', 'check_shape', 'sha256_file', 'hash_facts', 'map_path', 'same_file', 'DataConfig',
-           'WindowConfig', 'GeometryConfig', 'AugmentConfig', 'ModelConfig', 'LossConfig', 'OptimConfig',
+           'read_table', 'check_shape', 'sha256_file', 'verify_hash', 'hash_facts', 'map_path', 'same_file',
+           'DataConfig', 'WindowConfig', 'GeometryConfig', 'AugmentConfig', 'ModelConfig', 'LossConfig', 'OptimConfig',
            'LoaderConfig', 'Config', 'parse_yaml', 'read_yaml', 'merge', 'nest', 'load_config', 'read_own',
            'make_config', 'config_keys', 'config_dict', 'git_state', 'provenance', 'redact', 'RunFolder', 'open_run',
-           'same_run', 'progress', 'figure_png', 'as_block', 'write_page', 'find_ffmpeg', 'need_space']
+           'same_run', 'progress', 'figure_png', 'number', 'as_cells', 'as_shown', 'as_block', 'write_page',
+           'find_ffmpeg', 'need_space']
 
 # %% ../nbs/00_core.ipynb #00-003
 import base64
@@ -20,6 +21,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -30,12 +32,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields, is_dataclass
 from importlib import metadata
+from numbers import Integral, Real
 from pathlib import Path, PureWindowsPath
 from typing import Annotated, Any, Literal, get_args
 
 import jinja2
 import pandas as pd
 import yaml
+from pandas.api.types import is_numeric_dtype
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from tqdm import tqdm
@@ -255,6 +259,19 @@ def sha256_file(path: str | os.PathLike) -> str:
     "Hash a file's bytes (SHA-256, hex)."
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+def verify_hash(
+    path: str | os.PathLike, # of a file that may lie in the folder of a finished run
+) -> Path: # the same
+    "Refuse a file of a finished run whose SHA-256 is not the one that the run's `DONE` holds."
+    path = Path(path)
+    for folder in (path.parent, path.parent.parent):
+        if path.is_file() and (folder / "DONE").is_file():
+            written = read_json(folder / "DONE").get(path.relative_to(folder).as_posix())
+            if written and (now := sha256_file(path)) != written:
+                raise UserError(f"its SHA-256 {now[:12]}… differs from the one in DONE, {written[:12]}…: it was damaged or changed after the run",
+                                where=path, remedy="copy it again from where the run was made, or do the run again")
+    return path
 
 def hash_facts(facts: object, length: int = 16) -> str:
     "Hash anything that is JSON, whatever the order of its keys; the first `length` hex digits."
@@ -593,6 +610,10 @@ class RunFolder:
     def facts(self) -> dict:
         "What `status.json` says: experiment, fold, seed, state, stage, error."
         return read_json(self.path / "status.json") if (self.path / "status.json").exists() else {}
+    def changed(self, but: str = ".ckpt") -> list[str]:
+        "List the results of a finished run that are gone or are not those that `DONE` vouches for; large files, whose names end in `but`, are checked where they are read."
+        written = read_json(self.path / "DONE") if self.done else {}
+        return [f for f, h in written.items() if not f.endswith(but) and (not (self.path / f).exists() or sha256_file(self.path / f) != h)]
     def say(self, **facts) -> None:
         "Record the state of the run (running, failed, done) with what belongs to it."
         write_json(self.path / "status.json", {**self.facts(), **facts})
@@ -657,12 +678,40 @@ def figure_png(figure, dpi: int = 110) -> bytes:
     plt.close(figure)
     return buffer.getvalue()
 
+def number(
+    x: float | int | None,
+) -> str: # 0.478, 1.234, 12.35, 152.4, 24918, 4.4e-6; whole numbers as such; – where there is none
+    "Say a number with three or four significant digits; one that is not 0 never becomes 0, one below 1 never becomes 1."
+    if x is None or pd.isna(x): return "–"
+    if isinstance(x, Integral) or abs(x) == math.inf: return str(x)
+    x = float(x)
+    if x.is_integer(): return str(int(x))
+    if abs(x) >= 1000: return f"{x:.0f}"
+    if abs(x) < 0.001:
+        digits, _, power = f"{x:.2e}".partition("e")
+        return f"{digits.rstrip('0').rstrip('.')}e{int(power)}"
+    text = f"{x:#.{4 if abs(x) >= 1 else 3}g}"
+    return f"{x:.15g}" if float(text).is_integer() and abs(x) < 1 else text.rstrip(".")
+
+def as_cells(column: pd.Series) -> list:
+    "Give what a table shows of a column: numbers as `number` says them, an empty cell where a text is missing."
+    known = column.dropna()
+    if known.map(lambda v: isinstance(v, Real) and not isinstance(v, bool)).all() and (len(known) or is_numeric_dtype(column)):
+        return [number(v) for v in column.astype(object)]
+    return ["" if missing else number(v) if isinstance(v, float) else v for v, missing in zip(column.astype(object), column.isna(), strict=True)]
+
+def as_shown(table: pd.DataFrame) -> pd.DataFrame:
+    "Turn a table into what is shown of it: the text of its numbers, empty cells for missing texts."
+    cells = {k: pd.Series(as_cells(table.iloc[:, k]), table.index, dtype=object) for k in range(table.shape[1])}
+    return pd.DataFrame(cells, index=table.index).set_axis(table.columns, axis=1)
+
 def as_block(x: object) -> dict:
     "Say how a page shows a thing: str is a paragraph, '# …' a heading, a table a table, PNG bytes or a figure a picture."
     if isinstance(x, str) and x.startswith("# "): return {"kind": "heading", "text": x[2:]}
     if isinstance(x, str) and x.startswith("! "): return {"kind": "verdict", "text": x[2:]}
     if isinstance(x, str): return {"kind": "text", "text": x}
-    if isinstance(x, pd.DataFrame): return {"kind": "table", "columns": [str(c) for c in x.columns], "rows": x.astype(object).where(x.notna(), "").values.tolist()}
+    if isinstance(x, pd.DataFrame):
+        return {"kind": "table", "columns": [str(c) for c in x.columns], "rows": as_shown(x).values.tolist()}
     data = x if isinstance(x, bytes) else figure_png(x)
     return {"kind": "picture", "data": base64.b64encode(data).decode()}
 

@@ -34,12 +34,12 @@ from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_block, at_root, figure_png, hash_facts, make_config, progress,
+from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_block, as_shown, at_root, figure_png, hash_facts, make_config, progress,
                             provenance, read_json, read_table, read_yaml, redact, sha256_file, write_csv, write_json, write_text)
 from .metrics import (FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
                                bound, excluded_words, judged, line_excluded, line_words, optimism_words, read_criteria,
                                reworded, selecting, verdict_parts)
-from .metrics import (Live, Scorer, bca, between_test, deciding, intervals, leave_one_out,
+from .metrics import (Live, Scorer, bca, between_test, check_predictions, deciding, intervals, leave_one_out,
                                left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure, summarise)
 from .splits import assign_bouts, log_test_look, read_part, video_key
 
@@ -1052,7 +1052,7 @@ def report_blocks(
         "Subgroup analysis": (small, greyed(found, found.remark == "small") if len(found)
                               else "The events are not known: give them with --manifest."),
         "The lab's criteria": (_criteria_words(facts), asked) if len(asked) else (),
-        "Largest errors": (facts["errors"]["sentence"], failures(table).round(2), *pictures),
+        "Largest errors": (facts["errors"]["sentence"], failures(table), *pictures),
     }
     return [*first_screen(facts, part), *(block for title, blocks in sections.items() if blocks for block in (f"# {title}", *blocks)), *cards]
 
@@ -1094,9 +1094,9 @@ def _left_out_blocks(facts: dict) -> tuple:
 # %% ../nbs/07_eval.ipynb #07-094
 def shown(table: pd.DataFrame):
     "Lay a table out for a notebook's page: no index, text to the left."
-    left, table = {"selector": "th, td", "props": [("text-align", "left"), ("vertical-align", "top")]}, table.reset_index(drop=True)
+    left, table = {"selector": "th, td", "props": [("text-align", "left"), ("vertical-align", "top")]}, as_shown(table.reset_index(drop=True))
     grey = table.get("remark", pd.Series("", table.index)) == "small"
-    return (table.style.hide(axis="index").set_table_styles([left]).format(precision=2)
+    return (table.style.hide(axis="index").set_table_styles([left])
             .apply(lambda row: ["color: #8a8a8a" if grey[row.name] else ""] * len(row), axis=1))
 
 def assess(
@@ -1679,7 +1679,7 @@ def _write_ensemble(run: RunFolder, members: list[RunFolder], by: str, made: dic
     "Write the folder of an ensemble; DONE comes last."
     drawn = [make_config(read_yaml(r / "config.yaml"), where=r / "config.yaml").data.simulated for r in members if (r / "config.yaml").exists()]
     for part, table in made.items():
-        write_csv(run / RUN_TABLES[part], table)
+        write_csv(run / RUN_TABLES[part], check_predictions(table, run / RUN_TABLES[part]))
         write_json(run / "metrics" / RUN_FILES[part][2], facts[part])
         write_report(run / f"{part}.html", f"Ensemble of {len(members)} runs on {part}", report_blocks(table, facts[part], part), simulated=any(drawn))
     told = [{"run": r.name, "at": Path(os.path.relpath(r.path, run.path)).as_posix(), **{f: sha256_file(r / f) for f in RUN_TABLES.values() if (r / f).exists()}} for r in members]
@@ -1752,10 +1752,10 @@ def evaluate_run(
     train, result = read_part(at_root(config.data.split_dir) / "train.csv"), {}
     left_out, why = predict_left_out(run, device)
     if left_out is not None:
-        write_csv(run / "left_out_predictions.csv", left_out)
+        write_csv(run / "left_out_predictions.csv", read_left_out(left_out))
     for part, (side, table_name, metrics_name) in RUN_FILES.items():
         predictions, events = predict_part(run, side, device)
-        write_csv(run / table_name, predictions)
+        write_csv(run / table_name, check_predictions(predictions, run / table_name))
         if part == "test":
             log_test_look(config.data.split_dir, predictions, run=run.name, checkpoint=run / "best.ckpt")
         table = read_predictions(predictions, events)

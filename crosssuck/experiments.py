@@ -1360,8 +1360,7 @@ def stale_reasons(
     nbs: str | os.PathLike = "nbs",
 ) -> list[str]: # empty where nothing changed
     "Say what has changed since a run was finished: its code, its config, its tables, its results; for an ensemble, its members."
-    written = {f: h for f, h in (read_json(run / "DONE") if run.done else {}).items() if not f.endswith(".ckpt")}
-    changed_after = [f"{f} was changed after the run" for f, h in written.items() if not (run / f).exists() or sha256_file(run / f) != h]
+    changed_after = [f"{f} was changed after the run" for f in run.changed()]
     if is_ensemble(run):
         return [why for member in members_of(run) for why in _member_stale(*member, configs, nbs)] + changed_after
     reasons, now_at = [], at_root(configs) / f"{run.facts().get('experiment', run.path.parent.name)}.yaml"
@@ -1886,7 +1885,7 @@ def calibration_blocks(run: RunFolder) -> list:
     for part, rows in facts.get("threshold_table", {}).items():
         table = pd.DataFrame(rows)
         tenths = (table.threshold * 10 % 1).round(6).isin([0.0, 1.0]) if "threshold" in table else slice(None)
-        blocks += [f"Thresholds on {part}:", table[tenths].round(3).rename(columns=lambda c: c.replace("_", " "))]
+        blocks += [f"Thresholds on {part}:", table[tenths].rename(columns=lambda c: c.replace("_", " "))]
     return blocks
 
 def next_blocks(runs: list[RunFolder], lab=None) -> list:

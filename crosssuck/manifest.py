@@ -720,6 +720,8 @@ def write_manifest(
 ) -> Path: # the folder
     "Write events.csv, quarantine.csv, hard_negatives.csv, nighttime.csv and, last of all, manifest.json: all five or none."
     tables = {Path(out) / f"{name}.csv": getattr(manifest, name) for name in ("events", "quarantine", "hard_negatives", "nighttime")}
+    for name in ("events", "hard_negatives", "nighttime"):
+        check_table(getattr(manifest, name), manifest_schema, Path(out) / f"{name}.csv")
     write_together({**tables, Path(out) / "manifest.json": manifest.totals})
     return Path(out)
 

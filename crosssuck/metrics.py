@@ -29,7 +29,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from .core import (CLASSES, COLOUR, CRITERIA, UserError, criteria_path, read_table,
-                            read_yaml, sha256_file)
+                            read_yaml, sha256_file, verify_hash)
 from .splits import assign_bouts, effective_n, near_pairs, read_part
 
 # %% ../nbs/04b_metrics.ipynb #04b-006
@@ -88,7 +88,7 @@ def read_predictions(
     if isinstance(path, pd.DataFrame):
         t, where = path.reset_index(drop=True), "predictions"
     else:
-        t, where = read_table(path, integer=_WHOLE, number=_REAL), Path(path)
+        t, where = read_table(verify_hash(path), integer=_WHOLE, number=_REAL), Path(path)
     if third := [c for c in t if str(c).startswith("prob_") and c not in ("prob_ear", "prob_tail")]:
         raise UserError(f"a third class, {third[0]!r}", where=where, remedy="leave the other behaviours out: they are scored apart")
     if t.empty:
@@ -607,7 +607,7 @@ def read_left_out(
     path: str | os.PathLike | pd.DataFrame, # predictions of events that are neither ear nor tail
 ) -> pd.DataFrame:
     "Read predictions of the behaviours that were left out, and check their probabilities."
-    t, where = (path.reset_index(drop=True), "left out") if isinstance(path, pd.DataFrame) else (read_table(path,
+    t, where = (path.reset_index(drop=True), "left out") if isinstance(path, pd.DataFrame) else (read_table(verify_hash(path),
         need=("true_label", "prob_ear", "prob_tail"), integer=_WHOLE, number=_REAL), Path(path))
     if known := [c for c in CLASSES if (t["true_label"] == c).any()]:
         raise UserError(f"holds {known[0]} events", where=where, remedy="keep ear and tail out of it: they are scored as usual")

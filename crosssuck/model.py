@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, get_model_weights
 from torchvision.models.video.mvit import MSBlockConfig, MultiscaleAttention, MViT
 
-from .core import CLASSES, Config, ModelConfig, UserError, at_root, atomic_path, config_dict, make_config, sha256_file
+from .core import CLASSES, Config, ModelConfig, UserError, at_root, atomic_path, config_dict, make_config, sha256_file, verify_hash
 from .inputs import Batch, EventSet, InputSpec
 
 # %% ../nbs/05_model.ipynb #05-007
@@ -377,12 +378,17 @@ def load_state(
     if wrong:
         raise UserError(f"{len(wrong)} of {len(own)} entries do not fit the model, the first is {wrong[0]!r}", where=where,
                         remedy="use the config that the file was made with")
+    if (broken := next((k for k in own if not torch.isfinite(state[k]).all()), None)) is not None:
+        n = int((~torch.isfinite(state[broken])).sum())
+        raise UserError(f"{n} of {state[broken].numel()} weights of {broken!r} are no finite numbers", where=where,
+                        remedy="take another checkpoint or an undamaged copy; if training made it, lower optim.lr and train again")
     model.load_state_dict(state)
 
 def read_tensors(
     path: str | os.PathLike,
 ) -> dict:
-    "Read a file of tensors and plain values; nothing in it can run code."
+    "Read a file of tensors and plain values; nothing in it can run code; one that a finished run does not vouch for is refused."
+    verify_hash(path)
     try:
         with warnings.catch_warnings(action="ignore"):  # torch's advice on odd pickles, which would be a second line
             saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -478,6 +484,9 @@ def average_views(
         raise UserError(f"{len(scores)} events were scored and the split has {len(events)}", where=f"event {lost.iloc[0]}" if len(lost) else "split",
                         remedy="every event must be scored once: look for unreadable clips and repeated rows")
     table = scores.loc[events.event_idx].reset_index()
+    if (broken := ~np.isfinite(table[["prob_ear", "prob_tail", "logit_ear", "logit_tail"]]).all(axis=1)).any():
+        raise UserError(f"no finite probability for {int(broken.sum())} of {len(table)} events, the first is event {table.event_idx[broken].iloc[0]}",
+                        where="predictions", remedy="the weights are damaged, or overflow in half precision: take another checkpoint, or set optim.amp: false")
     table["n_views"] = views.groupby("event_idx").size().loc[events.event_idx].to_numpy()
     table["clip_id"] = [Path(p).stem for p in events.clip_path]
     table["true_label"] = events.behavior.to_numpy()

@@ -13,8 +13,8 @@ __all__ = ['LAB_KEYS', 'OWN_KEYS', 'SELECTED', 'GAP', 'RECALL', 'TRIVIAL', 'NEVE
            'start_loop', 'earlier_weights', 'ready', 'train_step', 'step_seed', 'gradient', 'backward',
            'fewer_at_a_time', 'note_batch', 'Requeue', 'stop_signals', 'heed', 'until_asked', 'train_epoch',
            'epoch_row', 'table_loss', 'all_metrics', 'score_sides', 'close_epoch', 'epoch_line', 'save_loop',
-           'load_loop', 'run_notes', 'record_sources', 'fit', 'is_finished', 'with_fault', 'over_seeds', 'fault_costs',
-           'cost_figure']
+           'load_loop', 'same_tables', 'run_notes', 'record_sources', 'fit', 'is_finished', 'with_fault', 'over_seeds',
+           'fault_costs', 'cost_figure']
 
 # %% ../nbs/06_train.ipynb #06-003
 import contextlib
@@ -39,7 +39,7 @@ from torchvision.ops import StochasticDepth
 from torchvision.transforms import v2
 
 from .core import (CLASSES, COLOUR, Config, LossConfig, OptimConfig, RunFolder, UserError, at_root, atomic_path, figure_png,
-                            make_config, progress, provenance, read_json, read_table, read_yaml, sha256_file, write_json, write_page, write_text)
+                            make_config, progress, provenance, read_json, read_table, read_yaml, sha256_file, verify_hash, write_json, write_page, write_text)
 from .inputs import Batch, EventSet, eval_batches, load_events, train_batches, view_sentence, window_span
 from .metrics import LEVEL, METRICS, MIN_UNITS, Scorer, bca, bout_codes, deciding, leave_one_out, point_metrics, resample, trivial_scores
 from .model import (Classifier, Machine, build_model, choose_machine, count_parameters, halved, input_notes, input_spec, load_state, need_torch,
@@ -160,7 +160,7 @@ def read_history(
     path: str | os.PathLike, # a training_history.json, ours or the lab's
 ) -> dict:
     "Read a history; a missing list, one of another length, or one that is not of numbers is named."
-    history = read_json(path)
+    history = read_json(verify_hash(path))
     lists = {k: v for k, v in history.items() if isinstance(v, list) and k != "guards"} if isinstance(history, dict) else {}
     if missing := [k for k in LAB_KEYS if k not in lists]:
         raise UserError(f"no list {missing[0]!r}", where=path, remedy="give a training_history.json: a list for each quantity, a value an epoch")
@@ -492,7 +492,7 @@ def curves(
     with atomic_path(Path(out) / "learning_curve.png") as tmp:
         tmp.write_bytes(picture)
     write_json(Path(out) / "curves.json", facts)
-    table = pd.DataFrame({k: values(history, k) for k in (*LAB_KEYS, *OWN_KEYS) if k in history}).round(5)
+    table = pd.DataFrame({k: values(history, k) for k in (*LAB_KEYS, *OWN_KEYS) if k in history})
     write_page(Path(out) / "curves.html", "Learning curve", ["# What the curve shows", *facts["findings"], picture, "# Every epoch", table],
                simulated=simulated or bool(config and config.data.simulated))
     return facts
@@ -836,6 +836,20 @@ def load_loop(loop: Loop) -> Loop:
         loop.ema.load_state_dict(saved["ema"])
     return replace(loop, **{k: saved[k] for k in MOVING})
 
+# %% ../nbs/06_train.ipynb #06-087a
+def same_tables(
+    run: RunFolder,
+    lines: list[str], # of manifests_used.txt: a table and its SHA-256 each
+) -> None:
+    "Refuse to go on with a run whose tables are no longer those that it was begun with."
+    if not (run / "last.ckpt").exists() or not (run / "manifests_used.txt").exists():
+        return
+    before = {line.split(":")[0]: line.split()[-1] for line in (run / "manifests_used.txt").read_text(encoding="utf-8").splitlines() if " sha256 " in line}
+    for name, digits in ((line.split(":")[0], line.split()[-1]) for line in lines):
+        if before.get(name, digits) != digits:
+            raise UserError(f"the table {name!r} differs from the one that the run was begun with: SHA-256 {digits[:12]}…, in manifests_used.txt {before[name][:12]}…",
+                            where=run.path, remedy="put the old table back, or give the experiment a new name")
+
 # %% ../nbs/06_train.ipynb #06-088
 def run_notes(
     config: Config,
@@ -861,6 +875,7 @@ def record_sources(loop: Loop) -> None:
     config, run, sides = loop.config, loop.run, {"train": loop.train, "val": loop.val}
     tables = {name: at_root(config.data.split_dir) / f"{name}.csv" for name in sides} | {"clips": at_root(config.data.clips)}
     lines = [f"{name}: {path.parent.name}/{path.name} sha256 {sha256_file(path)}" for name, path in tables.items()]
+    same_tables(run, lines)
     lines += [f"{name}: {len(side)} events, {len(side.left_out)} left out" for name, side in sides.items()]
     repeated = len(set(loop.train.event_idx.tolist())) < len(loop.train)
     facts = read_json(run / "provenance.json") if (run / "provenance.json").exists() else provenance(seed=loop.seed)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TICKS', 'numbered_frame', 'read_number', 'open_video', 'VideoInfo', 'probe', 'write_video', 'read_frames',
-           'iter_frames', 'picture_grid', 'film_strip', 'encode_film']
+           'iter_frames', 'read_stretch', 'picture_grid', 'film_strip', 'encode_film']
 
 # %% ../nbs/00a_video.ipynb #00a-003
 import contextlib
@@ -266,12 +266,17 @@ def _nearest(container, stream, info: VideoInfo, targets_s: np.ndarray) -> Itera
             after = next(frames)
         while after is not None and after[0] < target:
             before, after = after, next(frames, None)
-        if after is None and info.duration_s - before[0] > max(1.0, 3 / info.fps) and target > before[0] + 1 / info.fps:
-            raise UserError(f"ends after {before[0]:.2f} s though it declares {info.duration_s:.2f} s", where=info.path,
-                            remedy="the file is damaged: cut or copy it again")
+        if after is None:
+            _refuse_early_end(info, before[0], target)
         best = min((f for f in (before, after) if f is not None), key=lambda f: abs(f[0] - target))
         yield index, None if best is last_given else best[1], best[0]
         last_given = best
+
+def _refuse_early_end(info: VideoInfo, last_s: float, wanted_s: float) -> None:
+    "Refuse to repeat the last frame that could be decoded where the file declares more."
+    if info.duration_s - last_s > max(1.0, 3 / info.fps) and wanted_s > last_s + 1 / info.fps:
+        raise UserError(f"ends after {last_s:.2f} s though it declares {info.duration_s:.2f} s", where=info.path,
+                        remedy="the file is damaged: cut or copy it again")
 
 # %% ../nbs/00a_video.ipynb #00a-027
 def _from_key_frame(container, stream, info: VideoInfo, time_s: float) -> Iterator[tuple[float, object]]:
@@ -327,6 +332,29 @@ def iter_frames(
                 return
             if time_s >= start_s - 1e-6:
                 yield time_s, picture(frame).transpose(1, 2, 0)
+
+# %% ../nbs/00a_video.ipynb #00a-034b
+def read_stretch(
+    path: str | os.PathLike,
+    start_s: float,                                 # first time of the stretch, seconds after the first frame
+    end_s: float,                                   # last time of the stretch
+    *,
+    box: tuple[float, float, float, float] | None = None, # region x, y, w, h in px of the file's own frame
+    size_px: int | tuple[int, int] | None = None,   # side, or (height, width), of the result
+) -> Iterator[tuple[float, np.ndarray]]: # (time in s, (H, W, 3) uint8 RGB), ascending
+    "Iterate over every frame that `read_frames` can give for a time of the stretch."
+    info = probe(path)
+    start_s, end_s = np.clip((start_s, end_s), 0, info.duration_s)
+    with open_video(path) as (container, stream):
+        picture, before = _picture_maker(info, None, box, size_px), None
+        for time_s, frame in _from_key_frame(container, stream, info, start_s):
+            if before is not None and time_s >= start_s:
+                yield before[0], picture(before[1]).transpose(1, 2, 0)
+                if before[0] >= end_s:
+                    return
+            before = time_s, frame
+        _refuse_early_end(info, before[0], end_s)
+        yield before[0], picture(before[1]).transpose(1, 2, 0)
 
 # %% ../nbs/00a_video.ipynb #00a-036
 def picture_grid(

@@ -191,14 +191,72 @@ def test_verbs_read_the_labs_own_files(lab, tmp_path):
     assert "1897 events" in call("manifest", lab / "final_manifest.xlsx", "--out", tmp_path / "manifest")
 
 
-def test_predictions_of_a_checkpoint(tmp_path):
+def tiny_model():
     from crosssuck.core import make_config
-    from crosssuck.model import build_model, save_checkpoint
+    from crosssuck.model import build_model
     study = tiny_study()
     config = make_config({"experiment": "x", "data": {"split_dir": str(study / "split"), "clips": str(study / "clips/clips.csv")}, "optim": {"lr": 1e-3, "epochs": 1, "batch_size": 4},
                           "window": {"num_frames": 4, "sample_fps": 5.0, "views": 1}, "geometry": {"policy": "squash", "size_px": 32},
                           "model": {"backbone": "r2plus1d_tiny", "weights": "none"}, "loader": {"workers": 0}})
-    save_checkpoint(tmp_path / "best.ckpt", build_model(config), config, epoch=0)
+    return study, config, build_model(config)
+
+
+def test_damaged_weights_score_nothing(tmp_path):
+    "Weights that are no numbers, or not those that DONE vouches for: one line, exit status 1, no table."
+    import torch
+
+    from crosssuck.core import RunFolder
+    from crosssuck.model import save_checkpoint
+    study, config, model = tiny_model()
+    run = RunFolder(tmp_path / "s0")
+    ask = ("predict", run / "best.ckpt", study / "split/val.csv", "--out", tmp_path / "p.csv", "--workers", "0")
+    with torch.no_grad():
+        model.head[-1].bias[0] = float("nan")
+    run.path.mkdir()
+    save_checkpoint(run / "best.ckpt", model, config, epoch=1)
+    assert re.search(r"best.ckpt: 1 of 2 weights of 'head.\d.bias' are no finite numbers; take another", call(*ask, code=1))
+    assert not (tmp_path / "p.csv").exists()
+    model.head[-1].bias.data.zero_()
+    save_checkpoint(run / "best.ckpt", model, config, epoch=1)
+    run.finish()
+    model.head[-1].bias.data[0] = 0.5
+    save_checkpoint(run / "best.ckpt", model, config, epoch=1)
+    assert re.search(r"best.ckpt: its SHA-256 \w{12}… differs from the one in DONE, \w{12}…: .*; copy it again", call(*ask, code=1))
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_weights_that_overflow_write_no_table(tmp_path, monkeypatch):
+    from crosssuck.model import save_checkpoint
+    study, config, model = tiny_model()
+    model.head[-1].weight.data.fill_(3e38)                      # finite, and their sums are not
+    model.head[-1].bias.data.copy_(torch_tensor([3e38, -3e38]))
+    save_checkpoint(tmp_path / "best.ckpt", model, config, epoch=1)
+    said = call("predict", tmp_path / "best.ckpt", study / "split/val.csv", "--out", tmp_path / "p.csv", "--workers", "0", code=1)
+    assert "no finite probability for" in said and "the first is event" in said and not (tmp_path / "p.csv").exists()
+
+
+def torch_tensor(values):
+    import torch
+    return torch.tensor(values)
+
+
+def test_a_table_that_was_changed_after_its_run_is_refused(tmp_path):
+    from crosssuck.core import RunFolder
+    run, val = RunFolder(tmp_path / "s0"), pd.read_csv(tiny_study() / "split/val.csv")
+    run.path.mkdir()
+    table = tiny_predictions(val, 0.8)
+    table.to_csv(run / "predictions_agg.csv", index=False)
+    run.finish()
+    table.assign(prob_tail=0.5, prob_ear=0.5, pred_label="tail").to_csv(run / "predictions_agg.csv", index=False)
+    for verb in ("evaluate", "calibrate"):
+        said = call(verb, run / "predictions_agg.csv", "--manifest", tiny_study() / "split/val.csv", "--out", tmp_path / "out", code=1)
+        assert "predictions_agg.csv: its SHA-256" in said and "differs from the one in DONE" in said
+
+
+def test_predictions_of_a_checkpoint(tmp_path):
+    from crosssuck.model import save_checkpoint
+    study, config, model = tiny_model()
+    save_checkpoint(tmp_path / "best.ckpt", model, config, epoch=0)
     call("predict", tmp_path / "best.ckpt", study / "split/test_ood.csv", "--views", "2", "--out", tmp_path / "p.csv", "--workers", "0")
     found, rows = pd.read_csv(tmp_path / "p.csv"), pd.read_csv(study / "split/test_ood.csv")
     assert found.event_idx.tolist() == rows.event_idx.tolist() and found.true_label.tolist() == rows.behavior.tolist() and (found.n_views == 2).all()

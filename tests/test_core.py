@@ -2,11 +2,29 @@
 import csv
 from dataclasses import fields, is_dataclass
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from crosssuck import core
-from crosssuck.core import UserError, load_config, make_config, nest, read_table, read_yaml, write_text
+from crosssuck.core import (
+    RunFolder,
+    UserError,
+    as_block,
+    load_config,
+    make_config,
+    nest,
+    number,
+    read_table,
+    read_yaml,
+    verify_hash,
+    write_json,
+    write_page,
+    write_text,
+)
 
 BASE = "data: {split_dir: s, clips: c}\noptim: {lr: 0.001, epochs: 2, batch_size: 4}\n"
 ROWS = ["event_idx,group,note", "0,1,ear", "1,1,", "2,4,tail"]
@@ -225,3 +243,45 @@ def test_a_wrong_kind_still_says_what_was_expected():
     assert "optim.epochs is 1.5: input should be" in fault(make_config, facts)
     assert "model.freeze is 'all'" in fault(make_config, facts | {"optim": {**facts["optim"], "epochs": 1}, "model": {"freeze": "all"}})
     assert "optim.epochs is 'many'" in fault(make_config, facts | {"optim": {**facts["optim"], "epochs": "many"}})
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_number_that_is_shown_is_never_another_one(x):
+    "To half a unit of its last digit; what is not 0 is not shown as 0, what is not 1 is not shown as 1."
+    text = number(x)
+    assert float(text) == pytest.approx(x, rel=5.1e-3) and (float(text) == 0) == (x == 0)
+    assert x == 1 or text != "1" and text != "1.00"
+    assert x != int(x) or text == str(int(x))
+
+
+def test_numbers_of_a_table_keep_their_digits_and_texts_stay():
+    rates = pd.DataFrame({"epoch": [1.0, 2.0], "lr": [4.4e-6, 2e-5], "val_macro_f1": [0.47831, np.nan], "n": [361, 24918], "word": ["0.00", None],
+                          "any": [1.0, "0.50 (0.36 to 0.62)"], "is": [True, False]})
+    block = as_block(rates)
+    assert block["rows"] == [["1", "4.4e-6", "0.478", "361", "0.00", "1", True], ["2", "2e-5", "–", "24918", "", "0.50 (0.36 to 0.62)", False]]
+
+
+def test_a_page_shows_learning_rates_not_zeros(tmp_path):
+    html = write_page(tmp_path / "p.html", "p", [pd.DataFrame({"lr": [4.4e-6], "epoch": [1.0]})]).read_text(encoding="utf-8")
+    assert "<td>4.4e-6</td><td>1</td>" in html
+
+
+def test_a_file_of_a_finished_run_is_the_one_that_done_vouches_for(tmp_path):
+    run = RunFolder(tmp_path / "s0")
+    for name in ("best.ckpt", "metrics/metrics.json", "predictions_agg.csv"):
+        write_json(run / name, {"a": 1})
+        assert verify_hash(run / name) == run / name            # not finished: nothing to hold it against
+    run.finish()
+    write_text(run / "report.html", "changed at will")
+    for name in ("best.ckpt", "metrics/metrics.json", "predictions_agg.csv", "report.html", "DONE", "status.json"):
+        verify_hash(run / name)
+    assert run.changed() == []
+    for name in ("best.ckpt", "metrics/metrics.json", "predictions_agg.csv"):
+        write_json(run / name, {"a": 2})
+        with pytest.raises(UserError, match=f"{name}: its SHA-256 .* differs from the one in DONE, .*; copy it again") as e:
+            verify_hash(run / name)
+        assert "\n" not in str(e.value)
+    assert run.changed() == ["metrics/metrics.json", "predictions_agg.csv"] and run.changed(but="x")[0] == "best.ckpt"
+    (run / "predictions_agg.csv").unlink()
+    verify_hash(run / "predictions_agg.csv")                    # who reads it says that there is no such file
+    assert "predictions_agg.csv" in run.changed()

@@ -11,10 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from videos import frames as numbered_frames
+from videos import uneven
 
 from crosssuck import inputs
-from crosssuck.core import AugmentConfig, GeometryConfig, UserError, WindowConfig, make_config
+from crosssuck.core import AugmentConfig, GeometryConfig, UserError, WindowConfig, make_config, sha256_file
 from crosssuck.inputs import (
+    Draw,
     FrameCache,
     InputSpec,
     crops,
@@ -35,6 +40,7 @@ from crosssuck.inputs import (
     start_range,
     train_batches,
     train_draws,
+    view_draws,
     view_sentence,
     view_shares,
     window_coverage,
@@ -43,6 +49,7 @@ from crosssuck.inputs import (
     window_times,
     worker_mb,
     working_px,
+    working_square,
 )
 from crosssuck.simulation import tiny_study
 from crosssuck.video import numbered_frame, probe, read_frames, read_number, write_video
@@ -466,6 +473,15 @@ def test_seconds_of_the_other_behaviour_travel_with_the_batch(study):
     assert batch.other_overlap_s.tolist() == pytest.approx([span] * 3)
 
 
+def test_a_table_of_the_split_that_was_edited_is_refused(study):
+    facts, table = json.loads((study / "split" / "split.json").read_text()), study / "split" / "val.csv"
+    (study / "split" / "split.json").write_text(json.dumps(facts | {"sha256": {"val": sha256_file(table)}}))
+    load("val", study=study)
+    table.write_text(table.read_text().replace(",1,1,", ",1,2,", 1))
+    with pytest.raises(UserError, match="val.csv: its SHA-256 .* differs from the one in split.json, .*; make the split again"):
+        load("val", study=study)
+
+
 # ---------------------------------------------------------------- draws and batches
 
 def test_draws_are_a_function_of_seed_and_epoch():
@@ -550,6 +566,118 @@ def test_cached_and_freshly_decoded_windows_are_equal(policy):
     assert kept.cache.decoded and not fresh.cache.kept
 
 
+# name -> rate that the file declares, true time of each frame
+FILMS = {"constant": (15.0, np.arange(120) / 15), "odd": (14.99, np.arange(120) / 14.99), "slow": (6.0, np.arange(48) / 6),
+         "variable": (15.0, uneven(120, 3))}
+NUMBERS = InputSpec(4, 96, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    "Short H.264 films whose frames carry their number; key frames are rare, so that reading begins before what is wanted."
+    folder = tmp_path_factory.mktemp("films")
+    for name, (fps, at_s) in FILMS.items():
+        write_video(folder / f"{name}.mp4", numbered_frames(len(at_s)), fps, crf=12, gop=40, bframes=2,
+                    times_s=at_s if name == "variable" else None)
+    return folder
+
+
+def overlapping_study(folder, clip, events):
+    "Events of one pen and hour, (behavior, start, length in s) in the time of the one clip that shows them all."
+    info, offset_s = probe(clip), 5000.0
+    (folder / "split").mkdir(parents=True)
+    rows = [{"event_idx": i, "group": 1, "day": 1, "behavior": b, "duration_sec": length - 1, "start_s": offset_s + start,
+             "end_s": offset_s + start + length} for i, (b, start, length) in enumerate(events)]
+    clips = [{**r, "clip_path": str(clip), "clip_event_offset_s": r["start_s"] - offset_s, "clip_duration_s": info.duration_s,
+              "clip_fps": info.fps, "clip_width_px": 160, "clip_height_px": 90, "source_width_px": 160, "source_height_px": 90,
+              "status": "ok", "error": ""} for r in rows]
+    pd.DataFrame(clips).to_csv(folder / "split" / "clips.csv", index=False)
+    for part in ("train", "val"):
+        pd.DataFrame(rows).to_csv(folder / "split" / f"{part}.csv", index=False)
+    (folder / "split" / "split.json").write_text(json.dumps({"scheme": "bout", "split_seed": 42}))
+    return folder
+
+
+def from_every_source(folder, clip, events, *, window):
+    "Load the same events so that their windows come from the file, from memory and from disk."
+    study = overlapping_study(folder, clip, events)
+    caches = {"file": FrameCache(0), "memory": FrameCache(500), "disk": FrameCache(0, 500, folder / "cache")}
+    plain = {k: 0.0 for k in ("hflip", "vflip", "rotate_deg", "scale", "shift")}
+    facts = {"data": {"clips": str(study / "split" / "clips.csv")}, "geometry": {"policy": "squash", "size_px": 96},
+             "augment": plain, "window": window, "loss": {"balanced_sampling": False}}
+    return {name: load("val", study=study, cache=cache, spec=NUMBERS, **facts)[0] for name, cache in caches.items()}
+
+
+def numbers_of(events, draw):
+    return [read_number(f.permute(1, 2, 0).numpy()) for f in window_pixels(events, draw._replace(change=None))]
+
+
+def test_an_evaluation_window_outside_the_training_starts_is_not_frozen(films, tmp_path):
+    "The other behaviour goes on during the event: the training windows flee it, the evaluation windows cannot."
+    sets = from_every_source(tmp_path / "s", films / "constant.mp4", [("ear", 3.45, 3.0), ("tail", 3.0, 2.0)],
+                             window={"num_frames": 4, "sample_fps": 4.0, "jitter_s": 0.3, "views": 3})
+    event = sets["file"].events[1]
+    assert event.view_starts[-1][1] > event.train_starts[-1][1], "not the case that this test is about"
+    for draw in view_draws(sets["file"], 3):
+        seen = {name: numbers_of(events, draw) for name, events in sets.items()}
+        assert seen["memory"] == seen["disk"] == seen["file"] and len(set(seen["file"])) == 4
+
+
+spans = st.tuples(st.sampled_from(["ear", "tail"]), st.floats(0.0, 6.0), st.floats(0.3, 3.0))
+
+
+def check_every_source(films, folder, draw_from):
+    "File, memory and disk give the same pixels for random events, overlaps, jitters, views and rates, of the nearest frames."
+    name = draw_from(st.sampled_from(sorted(FILMS)))
+    clip, sample_fps = films / f"{name}.mp4", draw_from(st.sampled_from([2.0, 3.7, 6.0, 12.0]))
+    jitter_s, views = draw_from(st.floats(0, 3 / sample_fps / 2)), draw_from(st.integers(1, 5))
+    window = {"num_frames": 4, "sample_fps": sample_fps, "jitter_s": jitter_s, "views": views}
+    sets = from_every_source(folder, clip, draw_from(st.lists(spans, min_size=1, max_size=3)), window=window)
+    one, true_s = sets["file"], FILMS[name][1]
+    starts = [draw_from(st.floats(0, e.last_s - 3 / sample_fps)) for e in one.events]   # as the confound checks ask
+    elsewhere = [Draw(row, start_s, 0, 0, None) for row, start_s in enumerate(starts)]
+    for draw in [*view_draws(one, views), *train_draws(one, one.config, 0, 0), *elsewhere]:
+        pixels = {name: working_square(events, draw) for name, events in sets.items()}
+        same = {name: torch.equal(square, pixels["file"]) for name, square in pixels.items()}
+        assert all(same.values()), (draw, same)
+        wanted_s = draw.start_s + np.arange(4) / sample_fps
+        seen = [read_number(f.permute(1, 2, 0).numpy()) for f in pixels["file"]]
+        off_s = np.abs(true_s[seen] - wanted_s) - np.abs(true_s[None] - wanted_s[:, None]).min(1)
+        assert off_s.max() < 1e-4, draw
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_the_same_frames_whatever_the_source(films, tmp_path_factory, data):
+    check_every_source(films, tmp_path_factory.mktemp("case"), data.draw)
+
+
+@pytest.mark.long
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_the_same_frames_whatever_the_source_in_many_cases(films, tmp_path_factory, data):
+    check_every_source(films, tmp_path_factory.mktemp("case"), data.draw)
+
+
+def test_a_window_outside_the_clip_is_refused_not_filled_with_its_last_frame(films, tmp_path):
+    sets = from_every_source(tmp_path / "s", films / "constant.mp4", [("ear", 3.0, 1.0)], window={"num_frames": 4, "sample_fps": 4.0})
+    for events in sets.values():
+        for start_s in (-0.2, events.events[0].last_s - 0.5):
+            with pytest.raises(UserError, match="constant.mp4: a window from .* is not inside the clip"):
+                window_pixels(events, Draw(0, start_s, 0, 0, None))
+
+
+def test_frames_of_a_clip_that_was_cut_again_are_not_those_of_the_old_one(films, tmp_path):
+    clip = shutil.copy(films / "constant.mp4", tmp_path / "clip.mp4")
+    facts = {"window": {"num_frames": 4, "sample_fps": 4.0}}
+    old = from_every_source(tmp_path / "s", clip, [("ear", 3.0, 1.0)], **facts)["memory"]
+    draw = view_draws(old, 1)[0]
+    before = window_pixels(old, draw)
+    write_video(clip, numbered_frames(120, first=500), 15, crf=12)
+    again = load_events(old.config, "val", spec=NUMBERS, cache=old.cache)
+    assert not torch.equal(window_pixels(again, draw), before) and min(numbers_of(again, draw)) > 500
+
+
 def test_cached_frames_are_the_nearest_at_an_odd_rate(tmp_path):
     study = numbered_study(tmp_path, 14.99)
     same = {"geometry": {"policy": "squash", "size_px": 96}, "spec": InputSpec(8, 96, *[(0.5,) * 3] * 2), "window": {"sample_fps": 6.0}}
@@ -559,7 +687,7 @@ def test_cached_frames_are_the_nearest_at_an_odd_rate(tmp_path):
         for draw in train_draws(kept, config, 0, epoch):
             assert torch.equal(window_pixels(kept, draw), window_pixels(fresh, draw))
     info = probe(kept.events[0].path)
-    at_s, frames = inputs.decode_event(kept.events[0], window_span(config.window))
+    at_s, frames = inputs.decode_event(kept.events[0])
     assert np.allclose(np.diff(at_s), 1 / info.fps, atol=1e-3) and len(frames) == len(at_s)      # every frame, once
 
 
@@ -608,7 +736,7 @@ def test_sets_of_one_process_share_its_budget():
 def test_decoding_a_long_event_in_pieces_gives_each_frame_once(tmp_path):
     study = numbered_study(tmp_path, 10.0, seconds=30.0, event=(3.0, 24))
     events, _ = load(study=study, geometry={"policy": "squash", "size_px": 96}, spec=InputSpec(8, 96, *[(0.5,) * 3] * 2), augment={k: 0.0 for k in ("rotate_deg", "scale", "shift")})
-    at_s, frames = inputs.decode_event(events.events[0], 1.4)
+    at_s, frames = inputs.decode_event(events.events[0])
     numbers = [read_number(f.permute(1, 2, 0).numpy()) for f in frames]
     assert numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 240
     assert np.allclose(at_s, np.array(numbers) / 10, atol=1e-3)
@@ -651,7 +779,7 @@ def test_the_disks_budget_holds_and_old_files_make_room(tmp_path):
     some.warm_cache()
     used = sum(f.stat().st_size for f in files(tmp_path)) / 1e6
     assert 0 < len(some.cache.on_disk) < 24 and 0.5 < used <= 2.0
-    other, _ = load(cache=on_disk(tmp_path, 2.0), window={"sample_fps": 4.0})
+    other, _ = load(cache=on_disk(tmp_path, 2.0), geometry={"roi_context": 2.5})
     assert not set(other.cache.on_disk.values()) & set(some.cache.on_disk.values())
     other.warm_cache()
     assert sum(f.stat().st_size for f in files(tmp_path)) / 1e6 <= 2.0 and set(other.cache.on_disk.values()) <= set(files(tmp_path))
@@ -683,7 +811,8 @@ def test_another_clip_of_the_same_name_is_another_file(study, tmp_path):
     before = events.cache.on_disk[events.events[0].key]
     clip = events.events[0].path
     clip.touch()
-    assert load(study=study, cache=on_disk(tmp_path))[0].cache.on_disk[events.events[0].key] != before
+    again, _ = load(study=study, cache=on_disk(tmp_path))
+    assert again.cache.on_disk[again.events[0].key] != before
 
 
 @pytest.mark.parametrize("augment", [SHAKY, {"trivial": True, "shift": 0.1}], ids=["ours", "trivial"])

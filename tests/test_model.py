@@ -9,7 +9,7 @@ import pytest
 import torch
 import torchvision
 from crosssuck import model as m
-from crosssuck.core import UserError, make_config
+from crosssuck.core import RunFolder, UserError, make_config
 from crosssuck.inputs import Batch, eval_batches, load_events
 from crosssuck.simulation import tiny_study
 
@@ -404,6 +404,30 @@ def test_a_save_that_is_killed_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert m.load_checkpoint(path)[2] == {"epoch": 1} and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_with_their_name(tmp_path, value):
+    model = m.build_model(config())
+    with torch.no_grad():
+        model.head[-1].weight[0, :3] = value
+    path = m.save_checkpoint(tmp_path / "best.ckpt", model, config(), epoch=1)
+    with pytest.raises(UserError, match="best.ckpt: 3 of .* weights of 'head.*weight' are no finite numbers; take another") as e:
+        m.load_checkpoint(path)
+    assert "\n" not in str(e.value)
+
+
+def test_a_checkpoint_that_its_finished_run_does_not_vouch_for_is_refused(tmp_path):
+    model, run = m.build_model(config()), RunFolder(tmp_path)
+    m.save_checkpoint(run / "best.ckpt", model, config(), epoch=1)
+    run.finish()
+    m.load_checkpoint(run / "best.ckpt")
+    with torch.no_grad():
+        model.head[-1].bias += 1
+    m.save_checkpoint(run / "best.ckpt", model, config(), epoch=1)
+    for read in (m.load_checkpoint, m.read_tensors):
+        with pytest.raises(UserError, match="best.ckpt: its SHA-256 .* differs from the one in DONE"):
+            read(run / "best.ckpt")
+
+
 @pytest.fixture(scope="module")
 def val():
     return load_events(config(), "val", spec=m.input_spec(config()))
@@ -426,6 +450,15 @@ def test_an_event_is_scored_by_the_mean_of_its_views(val):
               "camera_id", "video_filename", "n_views", "other_class_overlap_s"]
     assert table.columns.tolist() == wanted
     assert (table.true_label == val.table.behavior).all() and (table.bout_id == val.table.bout_id).all()
+
+
+def test_an_event_without_a_finite_probability_stops_the_evaluation(val):
+    model = m.build_model(config())
+    with torch.no_grad():
+        model.head[-1].bias[:] = float("nan")
+    n, first = len(val), val.table.event_idx[0]
+    with pytest.raises(UserError, match=f"no finite probability for {n} of {n} events, the first is event {first}; the weights are damaged"):
+        m.predict(model, eval_batches(val, config()), val)
 
 
 def test_the_order_and_size_of_batches_do_not_matter(val):

@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -597,16 +598,36 @@ def test_a_signal_while_the_cache_is_filled_is_heeded_before_the_first_step(tmp_
     monkeypatch.setattr(t, "train_step", None)
     fetched, fetch = [], FrameCache.fetch
 
-    def signalling(self, event, span):
+    def signalling(self, event):
         fetched.append(event.event_idx)
         if len(fetched) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.05)
-        return fetch(self, event, span)
+        return fetch(self, event)
     monkeypatch.setattr(FrameCache, "fetch", signalling)
     with pytest.raises(t.Requeue, match="SIGTERM came: saved after epoch 0, batch 0;"):
         t.fit(cfg, run, 0, device="cpu")
     assert len(fetched) < 15 and torch.load(run / "last.ckpt", weights_only=True)["moves"] == 0      # of 24 and 12
+
+
+def test_a_run_goes_on_with_the_tables_it_was_begun_with(tmp_path):
+    cfg, run = begin(tmp_path)
+    t.fit(cfg, run, 0, device="cpu", max_steps=1)
+    notes = (run / "manifests_used.txt").read_text(encoding="utf-8")
+    (run / "manifests_used.txt").write_text(re.sub(r"(val: .* sha256 )\w{4}", r"\1beef", notes), encoding="utf-8")
+    with pytest.raises(UserError, match="the table 'val' differs from the one that the run was begun with"):
+        t.fit(cfg, run, 0, device="cpu")
+
+
+def test_the_page_of_a_curve_shows_rates_and_whole_epochs(tmp_path):
+    "A rate of 4.4e-6 is no 0.0, epoch 1 is no 1.0, and the file keeps every digit."
+    path = tmp_path / "training_history.json"
+    n, past = 2, {k: [0.25, 0.5] for k in t.LAB_KEYS}
+    path.write_text(json.dumps(past | {"epoch": [1, 2], "lr": [4.4e-6, 8.3e-6], "val_macro_f1": [0.4712345, 0.5]}))
+    t.curves(path, tmp_path / "out")
+    cells = re.findall("<td>(.*?)</td>", (tmp_path / "out" / "curves.html").read_text(encoding="utf-8"))
+    rows = [cells[k:k + len(cells) // n] for k in (0, len(cells) // n)]
+    assert [r[:2] for r in rows] == [["1", "4.4e-6"], ["2", "8.3e-6"]] and "0.471" in rows[0]
 
 
 def test_a_finished_run_is_left_alone(whole):
