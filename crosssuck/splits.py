@@ -429,6 +429,7 @@ def audit_split(
     for a, b in [pair for pair in SIDE_PAIRS if set(pair) <= set(present)]:
         both = t[t["side"].isin((a, b))]
         rows += _same_in_two(both, a, b) + _near_in_two(both, a, b, gap_s) + _units_in_two(both, a, b, PROMISED.get(scheme, {}))
+        rows += _videos_in_two(both, a, b)
     for side in present:
         rows += _one_side(t[t["side"] == side], side)
     table = pd.DataFrame(rows, columns=["check", "sides", "n", "share", "leak", "sentence"])
@@ -516,6 +517,21 @@ def _units_in_two(t: pd.DataFrame, a: str, b: str, promised: dict) -> list[tuple
             leak = (a, b) in promised.get(unit, ()) and common
             tell = ", against what the scheme promises" if leak else ""
             rows.append(_row(f"{unit} in both", f"{a} · {b}", len(common), of, leak, f"{len(common):,} of the {of:,} {many} of {b} are in {a} too{tell}"))
+    return rows
+
+# %% ../nbs/04_splits.ipynb #04-064a
+def _videos_in_two(t: pd.DataFrame, a: str, b: str) -> list[tuple]:
+    "Rows for the videos of two sides together: how many are on both, and with tail events on both."
+    if "video" not in t:
+        return []
+    tail = t[t["behavior"] == "tail"]
+    rows = []
+    for check, table, what in (("videos on both sides", t, "videos"),
+                               ("videos with tail on both sides", tail, "videos with tail events")):
+        common, of = len(_common(table, "video", a, b)), table["video"].nunique()
+        have = "have them" if table is tail else "are"
+        rows.append(_row(check, f"{a} · {b}", common, of, False,
+                         f"{common:,} of the {of:,} {what} of {a} and {b} together {have} on both sides"))
     return rows
 
 # %% ../nbs/04_splits.ipynb #04-066
