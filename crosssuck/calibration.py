@@ -433,6 +433,26 @@ def loss_change(
     low, high = bca(value, weights @ total / (weights @ size), (total.sum() - total) / (size.sum() - size), n)
     return {"value": value, "low": low, "high": high}
 
+# %% ../nbs/08_calibration.ipynb #08-054a
+def _recall_words(was: dict, now: dict) -> str:
+    "Say what a correction does to the tail recall at the threshold 0.5."
+    if was["recall_tail"] is None:
+        return "the tail recall at 0.5 (not computed: no tail event)"
+    return f"the tail recall at 0.5 from {was['recall_tail']:.3f} to {now['recall_tail']:.3f}"
+
+def _lost_recall(was: dict, now: dict) -> str:
+    "Say where a lower log loss goes with a tail recall of zero."
+    if not was["recall_tail"] or now["recall_tail"] or now["log_loss"] >= was["log_loss"]:
+        return ""
+    return (" The log loss falls, but no tail event is called tail at 0.5 any more: "
+            "choose a threshold for the corrected probabilities, or do not use it.")
+
+def _seen_words(part: str) -> str:
+    "Say that figures on validation are optimistic."
+    if part == "test":
+        return ""
+    return " The validation events may also have selected the epoch: figures on them are optimistic."
+
 # %% ../nbs/08_calibration.ipynb #08-055
 NAMES = {"temperature": "Temperature", "platt": "Platt scaling", "prior": "Prior correction"}
 
@@ -455,25 +475,6 @@ def _told(entry: dict, before: dict) -> str:
     worse = harm if now["log_loss"] > was["log_loss"] else open_end if gain["low"] is not None and gain["high"] >= 0 else ""
     how = "computed from known shares" if entry["name"] == "prior" else "fitted on validation"
     return f"{name} ({value}), {how}, takes {loss}, {recall} and {ece}.{worse}{_lost_recall(was, now)}{_seen_words(part)}"
-
-def _recall_words(was: dict, now: dict) -> str:
-    "Say what a correction does to the tail recall at the threshold 0.5."
-    if was["recall_tail"] is None:
-        return "the tail recall at 0.5 (not computed: no tail event)"
-    return f"the tail recall at 0.5 from {was['recall_tail']:.3f} to {now['recall_tail']:.3f}"
-
-def _lost_recall(was: dict, now: dict) -> str:
-    "Say where a lower log loss goes with a tail recall of zero."
-    if not was["recall_tail"] or now["recall_tail"] or now["log_loss"] >= was["log_loss"]:
-        return ""
-    return (" The log loss falls, but no tail event is called tail at 0.5 any more: "
-            "choose a threshold for the corrected probabilities, or do not use it.")
-
-def _seen_words(part: str) -> str:
-    "Say that figures on validation are optimistic."
-    if part == "test":
-        return ""
-    return " The validation events may also have selected the epoch: figures on them are optimistic."
 
 def _told_threshold(entry: dict) -> str:
     "Say which threshold was chosen and what it gives, or why none is."

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from .core import CLASSES, COLOUR, UserError, read_json, sha256_file, write_csv, write_json
+from .core import CLASSES, COLOUR, UserError, contradiction, read_json, sha256_file, stated, write_csv, write_json
 from .manifest import events_schema, read_events
 
 # %% ../nbs/04_splits.ipynb #04-006
@@ -546,6 +546,17 @@ def tail_carriers(
            "dyad": lambda: group + tail["initiator_id"].astype(str) + ">" + tail["receiver_id"].astype(str)}[by]()
     return key.rename(by).value_counts()
 
+# %% ../nbs/04_splits.ipynb #04-067a
+def _document(side: str, n: int, n_tail: int) -> list[tuple]:
+    "A row where a document of the lab counts the events of this very side otherwise."
+    study = stated("study")
+    said = study.get(side, {})
+    if said.get("events") != n or (said["ear"], said["tail"]) == (n - n_tail, n_tail):
+        return []
+    words = contradiction(study["source"], f"{said['ear']:,} ear and {said['tail']:,} tail events in {side}",
+                          f"{n - n_tail:,} and {n_tail:,}")
+    return [_row("document", side, n_tail, n, False, words)]
+
 # %% ../nbs/04_splits.ipynb #04-068
 def _one_side(t: pd.DataFrame, side: str) -> list[tuple]:
     "Rows for class balance, carriers of the tail events, and repeats within a side."
@@ -553,6 +564,7 @@ def _one_side(t: pd.DataFrame, side: str) -> list[tuple]:
     low, high = share_interval(is_tail, t["bout"].to_numpy())
     rows = [_row("class balance", side, is_tail.sum(), n, False,
                  f"{is_tail.sum():,} of {n:,} events are tail: {is_tail.mean():.1%}, 95 % interval {low:.1%} to {high:.1%} over {t['bout'].nunique():,} bouts")]
+    rows += _document(side, n, is_tail.sum())
     for by, column, many in (("video", "video", "videos that hold any"), ("calf", "initiator_id", "calves that suck a tail")):
         if column in t and is_tail.any():
             held = tail_carriers(t, by)

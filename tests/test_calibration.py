@@ -21,6 +21,7 @@ from crosssuck.calibration import (
     cliff,
     comparison_table,
     counts_at,
+    february_contradictions,
     february_table,
     fit_scaling,
     log_loss,
@@ -34,7 +35,7 @@ from crosssuck.calibration import (
     threshold_slider,
     threshold_table,
 )
-from crosssuck.core import UserError, read_json
+from crosssuck.core import UserError, read_json, stated
 from crosssuck.metrics import ECE_WORDS
 from crosssuck.simulation import tiny_events, tiny_predictions
 
@@ -91,6 +92,31 @@ def test_the_february_table_of_groups_4_and_5_to_its_digits():
     assert february_table(table).to_numpy().tolist() == [["0.10–0.40", "100%", "0.00", "0.078"], ["0.45", "75%", "0.32", "0.231"], ["0.50", "25%", "0.79", "0.454"], ["0.55+", "0%", "0.96", "0.478"]]
     assert "cliff" in cliff(table)["sentence"]
     assert set(february_table(table[table.true_label == "ear"])["Tail Recall"]) == {"–"}  # absent, not 0
+
+
+def february(ears):
+    "A table with the counts of groups 4 and 5; `ears` at 0.44, 0.47, 0.51 and 0.57."
+    counts = {"tail": (3, 6, 3, 0), "ear": ears}
+    return pd.DataFrame([(c, p) for c, n in counts.items() for p, k in zip((0.44, 0.47, 0.51, 0.57), n, strict=True)
+                         for _ in range(k)], columns=["true_label", "prob_tail"])
+
+
+def test_a_row_of_the_february_report_that_its_data_contradict_is_named(tmp_path):
+    "The report's row 0.55+ holds from 0.60 on: at 0.55 two ears are still called tail."
+    table = february((25, 66, 36, 2))
+    said = ("Contradiction: February report, section 7, states tail recall 0 %, ear F1 0.96, macro F1 0.478 from 0.55 to "
+            "0.90; the data give tail recall 0 %, ear F1 0.95, macro F1 0.474 at 0.55.")
+    assert february_contradictions(table) == [said]
+    result = calibrate(table, out=tmp_path, n_boot=50)
+    assert said in result["sentences"] and said in (tmp_path / "calibration.html").read_text()
+    assert february_contradictions(february((25, 66, 38, 0))) == []      # it agrees
+    assert february_contradictions(february((25, 65, 37, 2))) == []      # another model of these events
+    assert february_contradictions(table.iloc[1:]) == []                 # other events
+
+
+def test_without_the_labs_file_nothing_is_compared(monkeypatch, tmp_path):
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path))
+    assert stated("february_sweep") == {} and february_contradictions(february((25, 66, 36, 2))) == []
 
 
 @pytest.mark.lab
