@@ -415,7 +415,8 @@ def ece_intervals(
     k, n_units = bouts[rarer], len(scorer.sums)
     if k < MIN_UNITS:
         return {}, dict.fromkeys(ECE_METRICS, f"{k} bouts with {rarer} events, fewer than {MIN_UNITS}")
-    wider = student.ppf((1 + LEVEL) / 2, k - 1) / _normal.inv_cdf((1 + LEVEL) / 2) * np.sqrt(k / (k - 1))
+    wider = float(student.ppf((1 + LEVEL) / 2, k - 1)) / _normal.inv_cdf((1 + LEVEL) / 2)
+    wider *= (k / (k - 1)) ** 0.5
     value, out = scorer(np.ones((1, n_units))), {}
     for m, noise in bin_noise(scorer, n_boot, seed).items():
         point, q = float(value[m][0]), max(wider * float(np.quantile(noise, LEVEL)), 3 / n_units)
