@@ -135,12 +135,13 @@ def simulate_verb(out: Path, seed: Annotated[int, typer.Option(help="everything 
 @verb("manifest", "final_manifest.xlsx --out data/manifest")
 def manifest_verb(workbook: Path, out: Out, rules: Annotated[Optional[Path], typer.Option(help="YAML that maps sheets, columns and words; the lab's if not given")] = None):
     "Read the annotators' workbook; account for every cell that was repaired, doubted or rejected."
-    from crosssuck.manifest import read_workbook, summarise_quarantine, write_manifest
+    from crosssuck.manifest import group_day_words, read_workbook, summarise_quarantine, write_manifest
     manifest = read_workbook(workbook, given(rules))
     write_manifest(manifest, out)
     lost = f", {manifest.totals['rejected_rows']} rows left out" if manifest.totals["rejected_rows"] else ""
     typer.echo(f"{len(manifest.events)} events, {len(manifest.hard_negatives)} hard negatives, {len(manifest.nighttime)} at night{lost}; {len(manifest.quarantine)} cells in quarantine.csv:")
     show(summarise_quarantine(manifest.quarantine))
+    typer.echo(" ".join(group_day_words(manifest.totals)))
     for sheet, columns in manifest.totals["columns_not_read"].items():
         typer.echo(f"not read in sheet {sheet!r}: {', '.join(columns)}" if columns else "", nl=bool(columns))
     if manifest.totals["sheets_not_read"]:

@@ -8,10 +8,10 @@ __all__ = ['CLASSES', 'COLOUR', 'CRITERIA', 'Count', 'Whole', 'Positive', 'Amoun
            'atomic_path', 'write_text', 'write_together', 'write_json', 'write_csv', 'as_json', 'as_csv', 'read_json',
            'read_table', 'check_shape', 'sha256_file', 'verify_hash', 'hash_facts', 'map_path', 'same_file',
            'DataConfig', 'WindowConfig', 'GeometryConfig', 'AugmentConfig', 'ModelConfig', 'LossConfig', 'OptimConfig',
-           'LoaderConfig', 'Config', 'parse_yaml', 'read_yaml', 'merge', 'nest', 'load_config', 'read_own',
-           'make_config', 'config_keys', 'config_dict', 'git_state', 'provenance', 'redact', 'RunFolder', 'open_run',
-           'same_run', 'progress', 'figure_png', 'number', 'as_cells', 'as_shown', 'as_block', 'write_page',
-           'find_ffmpeg', 'need_space']
+           'LoaderConfig', 'Config', 'parse_yaml', 'read_yaml', 'stated', 'contradiction', 'merge', 'nest',
+           'load_config', 'read_own', 'make_config', 'config_keys', 'config_dict', 'git_state', 'provenance', 'redact',
+           'RunFolder', 'open_run', 'same_run', 'progress', 'figure_png', 'number', 'as_cells', 'as_shown', 'as_block',
+           'write_page', 'find_ffmpeg', 'need_space']
 
 # %% ../nbs/00_core.ipynb #00-003
 import base64
@@ -458,6 +458,19 @@ def read_yaml(path: str | os.PathLike) -> dict:
     if not isinstance(facts, dict):
         raise UserError("not a mapping of keys to values", where=path, remedy="start it with 'key: value' lines")
     return facts
+
+# %% ../nbs/00_core.ipynb #00-036a
+def stated(
+    name: str,                          # a section of the file
+    path: str | os.PathLike = "configs/documents_lab.yaml",
+) -> dict: # empty where there is no such file or section
+    "Read what a document of the lab states, to be compared with what its data give."
+    path = at_root(path)
+    return (read_yaml(path).get(name) or {}) if path.exists() else {}
+
+def contradiction(source: str, said: str, found: str) -> str:
+    "Say that a document and the data disagree, in the one way in which every page says it."
+    return f"Contradiction: {source}, states {said}; the data give {found}."
 
 # %% ../nbs/00_core.ipynb #00-037
 def merge(base: dict, top: dict) -> dict:

@@ -36,7 +36,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_block, as_shown, at_root, figure_png, hash_facts, make_config, progress,
                             provenance, read_json, read_table, read_yaml, redact, sha256_file, write_csv, write_json, write_text)
-from .metrics import (FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
+from .metrics import (ECE_WORDS, FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
                                bound, excluded_words, judged, line_excluded, line_words, optimism_words, read_criteria,
                                reworded, selecting, verdict_parts)
 from .metrics import (Live, Scorer, bca, between_test, check_predictions, deciding, intervals, leave_one_out,
@@ -45,8 +45,8 @@ from .splits import assign_bouts, log_test_look, read_part, video_key
 
 # %% ../nbs/07_eval.ipynb #07-010
 HEADLINE = {"roc_auc": "ROC AUC", "average_precision": "average precision", "macro_f1": "macro F1", "recall_tail": "tail recall",
-            "precision_tail": "tail precision", "f1_tail": "tail F1", "recall_ear": "ear recall", "accuracy": "accuracy", "ece": "calibration error (ECE)",
-            "adaptive_ece": "adaptive ECE", "brier": "Brier score"}
+            "precision_tail": "tail precision", "f1_tail": "tail F1", "recall_ear": "ear recall", "accuracy": "accuracy", **ECE_WORDS,
+            "brier": "Brier score"}
 RIVALS = {"always_ear": "majority-class baseline (always ear)", "coin_same_rate": "random classifier with the same rate of tail calls",
           "metadata_deployable": "metadata baseline (hour, day, camera)", "metadata_all": "metadata baseline (all fields)"}
 
@@ -65,7 +65,9 @@ def span_words(
         return f"not computed: {facts.get('absent', {}).get(metric, 'undefined here')}"
     if not ends:
         return f"{value:.{digits}f} (no CI: {facts.get('no_interval', {}).get(metric, 'too few events')})"
-    return f"{value:.{digits}f} (95 % CI {ends['low']:.{digits}f} to {ends['high']:.{digits}f})"
+    chance = ends.get("by_chance")  # of an ECE, whose estimate noise can only raise
+    more = f"; a perfectly calibrated model would score {chance:.{digits}f} on average" if chance is not None else ""
+    return f"{value:.{digits}f} (95 % CI {ends['low']:.{digits}f} to {ends['high']:.{digits}f}{more})"
 
 def of_100(share: float) -> str: return f"{100 * share:.0f}"
 
@@ -936,7 +938,8 @@ def _seen_rows(config) -> list[tuple[str, str]]:
 
 def _calibration_rows(done: dict, facts: dict) -> list[tuple[str, str]]:
     "Say how far the probabilities are off, what was fitted or refused, and which threshold is recommended."
-    rows = [(f"calibration error on {part}", f"ECE {span_words(f, 'ece', 3)}, {f['definitions']['ece']}") for part, f in facts.items() if f]
+    rows = [(f"{words} on {part}", span_words(f, key, 3)) for part, f in facts.items() if f
+            for key, words in ECE_WORDS.items() if key in f["metrics"] and key != "adaptive_ece"]
     fit = (done.get("corrections") or {}).get("temperature") or {}
     rows += [("temperature", fit["sentence"] if "sentence" in fit else "not told: calibrated by an older version, run notebook 08 again")] if done else []
     return [*rows, ("calibration", done["sentences"][0] if done else "not done yet (notebook 08)")]
@@ -1021,7 +1024,7 @@ def first_screen(
 def defined(facts: dict) -> str:
     "Say how the figures are defined."
     d = facts["definitions"]
-    return f"Positive class: {d['positive class']}; an event is called tail where {d['called tail']}. ECE: {d['ece']}. Adaptive ECE: {d['adaptive_ece']}. Brier: {d['brier']}."
+    return f"Positive class: {d['positive class']}; an event is called tail where {d['called tail']}. {'. '.join(f'{w}: {d[k]}' for k, w in ECE_WORDS.items() if k in d)}. Brier: {d['brier']}."
 
 # %% ../nbs/07_eval.ipynb #07-092
 def report_blocks(

@@ -1829,7 +1829,7 @@ def split_blocks(config: Config) -> list:
 
 # %% ../nbs/11_experiments.ipynb #11-159
 RATES = {"macro_f1": "macro F1", "roc_auc": "ROC AUC", "average_precision": "average precision", "accuracy": "accuracy", "recall_ear": "ear recall", "recall_tail": "tail recall",
-         "precision_tail": "tail precision", "f1_tail": "tail F1", "ece": "ECE", "brier": "Brier score"}
+         "precision_tail": "tail precision", "f1_tail": "tail F1", "brier": "Brier score"}
 
 def model_blocks(runs: list[RunFolder]) -> list:
     "Tell what was trained, how, on which machine."
@@ -1853,6 +1853,7 @@ def model_blocks(runs: list[RunFolder]) -> list:
 
 def result_blocks(runs: list[RunFolder], part: str) -> list:
     "Tell what the runs scored on one part, each figure with its CI."
+    from crosssuck.metrics import ECE_WORDS
     facts = {r.name: scored(r)[part] for r in runs if part in scored(r)}
     def cell(f, metric):
         value, span = f["metrics"].get(metric), f["intervals"].get(metric) or {}
@@ -1860,7 +1861,7 @@ def result_blocks(runs: list[RunFolder], part: str) -> list:
     some = next(iter(facts.values()))
     blocks: list = [f"{some['n']} events, {some['support'].get('ear', 0)} ear and {some['support'].get('tail', 0)} tail. In brackets the 95 % CI over bouts."]
     blocks += [f"! {name}: {f['verdict']}" for name, f in facts.items()]
-    blocks.append(pd.DataFrame({name: {words: cell(f, m) for m, words in RATES.items()} for name, f in facts.items()}).rename_axis("metric").reset_index())
+    blocks.append(pd.DataFrame({name: {words: cell(f, m) for m, words in {**RATES, **ECE_WORDS}.items()} for name, f in facts.items()}).rename_axis("metric").reset_index())
     blocks.append(pd.DataFrame([{"run": name, "true": true, "called ear": row[0], "called tail": row[1]} for name, f in facts.items() for true, row in zip(("ear", "tail"), f["confusion_matrix"], strict=True)]))
     return blocks
 

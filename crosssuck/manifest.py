@@ -10,11 +10,11 @@ __all__ = ['BEHAVIOURS', 'ENDINGS', 'PLACES', 'KINDS', 'RESOLUTION_S', 'ROLES', 
            'Sheet', 'read_sheet', 'excel_letter', 'ord_letter', 'parse_text', 'make_forms', 'read_column',
            'read_meanings', 'doubt_empty', 'read_span', 'count_days', 'join_notes', 'read_rows', 'suspect_ids',
            'find_duplicates', 'other_class_overlap', 'covered', 'flag_events', 'check_table', 'Manifest',
-           'read_workbook', 'need_events', 'count_events', 'count_overlaps', 'summarise_quarantine', 'plot_durations',
-           'write_manifest', 'read_events', 'read_boris_table', 'boris_facts', 'boris_get', 'boris_modifiers',
-           'parse_seconds', 'pair_edges', 'media_place', 'boris_files', 'parse_media_names', 'try_tails',
-           'place_events', 'parse_offset', 'date_events', 'boris_cells', 'read_boris', 'short_names', 'to_boris',
-           'write_boris']
+           'read_workbook', 'need_events', 'count_events', 'count_overlaps', 'group_day_words', 'summarise_quarantine',
+           'plot_durations', 'write_manifest', 'read_events', 'read_boris_table', 'boris_facts', 'boris_get',
+           'boris_modifiers', 'parse_seconds', 'pair_edges', 'media_place', 'boris_files', 'parse_media_names',
+           'try_tails', 'place_events', 'parse_offset', 'date_events', 'boris_cells', 'read_boris', 'short_names',
+           'to_boris', 'write_boris']
 
 # %% ../nbs/01_manifest.ipynb #01-003
 import csv
@@ -34,7 +34,7 @@ import pandera.pandas as pa
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from .core import CLASSES, COLOUR, UserError, at_root, hash_facts, read_table, read_yaml, sha256_file, write_text, write_together
+from .core import (CLASSES, COLOUR, UserError, at_root, contradiction, hash_facts, read_table, read_yaml, sha256_file, stated, write_text, write_together)
 
 # %% ../nbs/01_manifest.ipynb #01-008
 def parse_time(
@@ -684,6 +684,15 @@ def count_overlaps(events: pd.DataFrame) -> int:
         begun, over = np.searchsorted(np.sort(tail["start_s"]), ear["end_s"], side="left"), np.searchsorted(np.sort(tail["end_s"]), ear["start_s"], side="right")
         n += int((begun - over).sum())
     return n
+
+# %% ../nbs/01_manifest.ipynb #01-064a
+def group_day_words(totals: dict) -> list[str]: # totals: of `count_events`
+    "Count the group-days, and say where a document of the lab counts otherwise."
+    n, study = len({(d["group"], d["day"]) for d in totals["group_days"]}), stated("study")
+    words = [f"{n} group-day{'' if n == 1 else 's'} (a group on one day)."]
+    if study.get("events") == totals["events"] and study["folders"] != n:
+        words.append(contradiction(study["source"], f"{study['folders']} folders, one a group and day", f"{n} group-days"))
+    return words
 
 # %% ../nbs/01_manifest.ipynb #01-067
 def summarise_quarantine(quarantine: pd.DataFrame) -> pd.DataFrame:

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pa
 
-from .core import (CLASSES, COLOUR, UserError, at_root, read_json, read_table, read_yaml, redact,
-                            sha256_file, write_csv, write_json)
+from .core import (CLASSES, COLOUR, UserError, at_root, contradiction, read_json, read_table,
+                            read_yaml, redact, sha256_file, stated, write_csv, write_json)
 from .manifest import events_schema, read_events
 
 # %% ../nbs/04_splits.ipynb #04-006
@@ -583,6 +583,7 @@ def audit_split(
     for a, b in [pair for pair in SIDE_PAIRS if set(pair) <= set(present)]:
         both = t[t["side"].isin((a, b))]
         rows += _same_in_two(both, a, b) + _near_in_two(both, a, b, gap_s) + _units_in_two(both, a, b, PROMISED.get(scheme, {}))
+        rows += _videos_in_two(both, a, b)
     for side in present:
         rows += _one_side(t[t["side"] == side], side)
     table = pd.DataFrame(rows, columns=["check", "sides", "n", "share", "leak", "sentence"])
@@ -672,6 +673,21 @@ def _units_in_two(t: pd.DataFrame, a: str, b: str, promised: dict) -> list[tuple
             rows.append(_row(f"{unit} in both", f"{a} · {b}", len(common), of, leak, f"{len(common):,} of the {of:,} {many} of {b} are in {a} too{tell}"))
     return rows
 
+# %% ../nbs/04_splits.ipynb #04-064a
+def _videos_in_two(t: pd.DataFrame, a: str, b: str) -> list[tuple]:
+    "Rows for the videos of two sides together: how many are on both, and with tail events on both."
+    if "video" not in t:
+        return []
+    tail = t[t["behavior"] == "tail"]
+    rows = []
+    for check, table, what in (("videos on both sides", t, "videos"),
+                               ("videos with tail on both sides", tail, "videos with tail events")):
+        common, of = len(_common(table, "video", a, b)), table["video"].nunique()
+        have = "have them" if table is tail else "are"
+        rows.append(_row(check, f"{a} · {b}", common, of, False,
+                         f"{common:,} of the {of:,} {what} of {a} and {b} together {have} on both sides"))
+    return rows
+
 # %% ../nbs/04_splits.ipynb #04-066
 def tail_carriers(
     events: pd.DataFrame,  # one side of a split
@@ -684,6 +700,17 @@ def tail_carriers(
            "dyad": lambda: group + tail["initiator_id"].astype(str) + ">" + tail["receiver_id"].astype(str)}[by]()
     return key.rename(by).value_counts()
 
+# %% ../nbs/04_splits.ipynb #04-067a
+def _document(side: str, n: int, n_tail: int) -> list[tuple]:
+    "A row where a document of the lab counts the events of this very side otherwise."
+    study = stated("study")
+    said = study.get(side, {})
+    if said.get("events") != n or (said["ear"], said["tail"]) == (n - n_tail, n_tail):
+        return []
+    words = contradiction(study["source"], f"{said['ear']:,} ear and {said['tail']:,} tail events in {side}",
+                          f"{n - n_tail:,} and {n_tail:,}")
+    return [_row("document", side, n_tail, n, False, words)]
+
 # %% ../nbs/04_splits.ipynb #04-068
 def _one_side(t: pd.DataFrame, side: str) -> list[tuple]:
     "Rows for class balance, carriers of the tail events, and repeats within a side."
@@ -691,6 +718,7 @@ def _one_side(t: pd.DataFrame, side: str) -> list[tuple]:
     low, high = share_interval(is_tail, t["bout"].to_numpy())
     rows = [_row("class balance", side, is_tail.sum(), n, False,
                  f"{is_tail.sum():,} of {n:,} events are tail: {is_tail.mean():.1%}, 95 % interval {low:.1%} to {high:.1%} over {t['bout'].nunique():,} bouts")]
+    rows += _document(side, n, is_tail.sum())
     for by, column, many in (("video", "video", "videos that hold any"), ("calf", "initiator_id", "calves that suck a tail")):
         if column in t and is_tail.any():
             held = tail_carriers(t, by)

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+import studies
 from browsing import jupyterlab, open_and_run, write_notebook
 
 from crosssuck.calibration import (
@@ -18,11 +19,14 @@ from crosssuck.calibration import (
     changed_sides,
     choose_threshold,
     cliff,
+    comparison_table,
     counts_at,
+    february_contradictions,
     february_table,
     fit_scaling,
     log_loss,
     loss_change,
+    optimal_log_odds,
     prior_correction,
     read_target,
     reliability,
@@ -31,7 +35,8 @@ from crosssuck.calibration import (
     threshold_slider,
     threshold_table,
 )
-from crosssuck.core import UserError, read_json
+from crosssuck.core import UserError, read_json, stated
+from crosssuck.metrics import ECE_WORDS
 from crosssuck.simulation import tiny_events, tiny_predictions
 
 
@@ -87,6 +92,31 @@ def test_the_february_table_of_groups_4_and_5_to_its_digits():
     assert february_table(table).to_numpy().tolist() == [["0.10–0.40", "100%", "0.00", "0.078"], ["0.45", "75%", "0.32", "0.231"], ["0.50", "25%", "0.79", "0.454"], ["0.55+", "0%", "0.96", "0.478"]]
     assert "cliff" in cliff(table)["sentence"]
     assert set(february_table(table[table.true_label == "ear"])["Tail Recall"]) == {"–"}  # absent, not 0
+
+
+def february(ears):
+    "A table with the counts of groups 4 and 5; `ears` at 0.44, 0.47, 0.51 and 0.57."
+    counts = {"tail": (3, 6, 3, 0), "ear": ears}
+    return pd.DataFrame([(c, p) for c, n in counts.items() for p, k in zip((0.44, 0.47, 0.51, 0.57), n, strict=True)
+                         for _ in range(k)], columns=["true_label", "prob_tail"])
+
+
+def test_a_row_of_the_february_report_that_its_data_contradict_is_named(tmp_path):
+    "The report's row 0.55+ holds from 0.60 on: at 0.55 two ears are still called tail."
+    table = february((25, 66, 36, 2))
+    said = ("Contradiction: February report, section 7, states tail recall 0 %, ear F1 0.96, macro F1 0.478 from 0.55 to "
+            "0.90; the data give tail recall 0 %, ear F1 0.95, macro F1 0.474 at 0.55.")
+    assert february_contradictions(table) == [said]
+    result = calibrate(table, out=tmp_path, n_boot=50)
+    assert said in result["sentences"] and said in (tmp_path / "calibration.html").read_text()
+    assert february_contradictions(february((25, 66, 38, 0))) == []      # it agrees
+    assert february_contradictions(february((25, 65, 37, 2))) == []      # another model of these events
+    assert february_contradictions(table.iloc[1:]) == []                 # other events
+
+
+def test_without_the_labs_file_nothing_is_compared(monkeypatch, tmp_path):
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path))
+    assert stated("february_sweep") == {} and february_contradictions(february((25, 66, 36, 2))) == []
 
 
 @pytest.mark.lab
@@ -260,9 +290,89 @@ def test_the_prior_needs_to_know_what_training_drew(halves, tmp_path):
     assert known["corrections"]["prior"]["offset"] == pytest.approx(np.log(share / (1 - share)))
     assert any(s.startswith("Prior correction (shift ") for s in known["sentences"])
     halves[0].to_csv(tmp_path / "predictions_agg.csv", index=False)
-    for text, drawn in (("loss: {balanced_sampling: true, class_weights: none}", 0.5), ("loss: {balanced_sampling: true, class_weights: inv_sqrt}", None), ("loss: {balanced_sampling: false}", None)):
+    for text, drawn in (
+        ("loss: {balanced_sampling: true, focal_gamma: 0.0, class_weights: none}", 0.5),
+        ("loss: {balanced_sampling: true, class_weights: inv_sqrt}", None), ("loss: {balanced_sampling: false}", None)):
         (tmp_path / "config.yaml").write_text(text)
         assert calibrate(tmp_path / "predictions_agg.csv", n_boot=50)["corrections"]["prior"].get("drawn_share") == drawn
+
+
+LAB_LOSS = "loss: {focal_gamma: 2.0, label_smoothing: 0.05, balanced_sampling: true}"
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    (LAB_LOSS, "focal loss (γ = 2) and label smoothing (0.05); with this loss the optimal log-odds are 0.35"),
+    ("loss: {balanced_sampling: true}", "focal loss (γ = 2)"),  # the default of the config
+    ("loss: {focal_gamma: 0.0, label_smoothing: 0.1}", "label smoothing (0.1)"),
+    ("loss: {focal_gamma: 0.0}\naugment: {mixup_alpha: 0.4}", "Mixup (α = 0.4)"),
+    ("loss: {focal_gamma: 0.0, class_weights: inv_freq}", "class weights"),
+    ("loss: {focal_gamma: 0.0}", "")])
+def test_the_prior_correction_is_refused_where_the_loss_is_not_proper(halves, tmp_path, text, words):
+    halves[0].to_csv(tmp_path / "predictions_agg.csv", index=False)
+    (tmp_path / "config.yaml").write_text(text)
+    result = calibrate(tmp_path / "predictions_agg.csv", drawn_share=0.5, n_boot=50)
+    prior = result["corrections"]["prior"]
+    assert words in prior["refused"] and bool(prior["refused"]) == bool(words)
+    if words:
+        assert prior["after"] == {} and "Use temperature or Platt scaling" in prior["sentence"]
+
+
+def test_the_optimal_log_odds_minimise_the_focal_loss_of_training():
+    "The closed form against the loss of training, minimised over a grid."
+    import torch
+
+    from crosssuck.train import focal_loss, soft_targets
+    grid = np.linspace(-8, 8, 3201)
+    logits = torch.tensor(np.column_stack([np.zeros_like(grid), grid]))
+    for gamma, smoothing in ((0.0, 0.0), (2.0, 0.0), (2.0, 0.05), (1.0, 0.15)):
+        ear, tail = (focal_loss(logits, soft_targets(torch.full((len(grid),), k), smoothing).double(),
+                                gamma=gamma).numpy() for k in (0, 1))
+        for odds in (-3.0, -1.0, 0.5, 2.0):
+            share = 1 / (1 + np.exp(-odds))
+            best = grid[(share * tail + (1 - share) * ear).argmin()]
+            assert optimal_log_odds(odds, gamma, smoothing) == pytest.approx(best, abs=0.006)
+    assert optimal_log_odds(2.0, 2.0, 0.05) / 2 == pytest.approx(0.34, abs=0.005)
+
+
+@pytest.fixture(scope="module")
+def focal_study():
+    "Validation and test tables whose scores minimise the lab's loss, balanced draws, 11 % tail events."
+    rng, tables = np.random.default_rng(0), []
+    for _ in range(2):
+        y, bout = studies.labels(studies.VALIDATION, rng)
+        shift = np.sqrt(2) * NormalDist().inv_cdf(0.85)
+        balanced = shift * studies.latent(y, bout, 0.85, rng)[0] - shift**2 / 2
+        prob = 1 / (1 + np.exp(-optimal_log_odds(balanced, 2.0, 0.05)))
+        tables.append(studies.as_table(y, bout, prob))
+    return tables
+
+
+def test_a_correction_that_loses_all_tail_recall_says_so(focal_study):
+    "Without the config the prior's shift praises itself by the log loss; the recall stands beside it."
+    val, test = focal_study
+    result = calibrate(val, test, drawn_share=0.5, n_boot=200)
+    prior, was = result["corrections"]["prior"], result["before"]["test"]
+    now = prior["after"]["test"]
+    assert now["log_loss"] < was["log_loss"] - 0.1 and was["recall_tail"] > 0.6 and now["recall_tail"] == 0
+    assert f"the tail recall at 0.5 from {was['recall_tail']:.3f} to 0.000" in prior["sentence"]
+    assert "no tail event is called tail at 0.5 any more" in prior["sentence"]
+    for kind in ("temperature", "platt"):
+        assert "tail recall at 0.5 from" in result["corrections"][kind]["sentence"]
+    assert {"log loss", "tail recall at 0.5"} <= set(comparison_table(result))
+
+
+def test_figures_on_validation_are_called_optimistic(halves):
+    alone, both = (calibrate(*t, n_boot=100)["corrections"]["platt"]["sentence"] for t in (halves[:1], halves))
+    assert "may also have selected the epoch: figures on them are optimistic" in alone and "optimistic" not in both
+
+
+def test_the_page_states_which_ece_it_prints(halves, tmp_path):
+    result = calibrate(*halves, tmp_path, n_boot=200)
+    page = (tmp_path / "calibration.html").read_text()
+    for words in list(ECE_WORDS.values())[1:]:
+        assert words in comparison_table(result) and words.replace("'", "&#39;") in page or words in page
+    assert "a perfectly calibrated model would score" in page
+    assert "says what it means" not in page and "Does 30 %" not in page
 
 
 def test_the_change_of_the_log_loss_is_a_difference_with_an_interval(halves):
@@ -278,7 +388,7 @@ def test_a_correction_that_may_not_help_is_said_to(halves):
         result = calibrate(halves[0], test, n_boot=200)
         for kind, name in (("temperature", "Temperature ("), ("platt", "Platt scaling (")):
             gain, words = result["corrections"][kind]["gain"]["test"], next(s for s in result["sentences"] if s.startswith(name))
-            assert ("do not use it" in words) == (gain["value"] > 0) and ("not known" in words) == (gain["value"] <= 0 and gain["low"] is not None and gain["high"] >= 0)
+            assert ("do not use it" in words) == (gain["value"] > 0) and ("whether it helps there is not known" in words) == (gain["value"] <= 0 and gain["low"] is not None and gain["high"] >= 0)
 
 
 # the slider

@@ -59,6 +59,7 @@ from crosssuck.eval import (
 )
 from crosssuck.metrics import call as metrics_call
 from crosssuck.metrics import point_metrics, read_predictions, verdict
+from crosssuck.metrics import ECE_WORDS
 from crosssuck.simulation import tiny_events, tiny_predictions, tiny_study
 
 QUICK = {"n_boot": 200, "n_perm": 99}
@@ -888,7 +889,7 @@ def test_a_card_names_what_is_missing_and_what_was_found(run):
     (run / "best.ckpt").unlink()
     card = model_card(run)[0].set_index("what")["is"]
     assert card["checkpoint"] == "not there" and card["on validation"] == card["on test"] == "not scored" and card["chosen by"] == "no history"
-    assert "temperature" not in card and "calibration error on validation" not in card
+    assert "temperature" not in card and not any(i.startswith("ECE") for i in card.index)
     (run.path / "calibration").mkdir()
     (run / "calibration/calibration.json").write_text(json.dumps({"sentences": ["Leave the scores as they are."], "corrections": {"temperature": {"refused": "x"}}}))
     card = model_card(run)[0].set_index("what")["is"]
@@ -904,9 +905,12 @@ def test_the_card_tells_the_calibration_with_bins_interval_and_temperature(run, 
             (run / f"metrics/{name}").write_text(json.dumps(facts))
         told = calibrate(table, table, run.path / "calibration", n_boot=200)
         card = model_card(run)[0].set_index("what")["is"]
-        ends = facts["intervals"]["ece"]
-        assert card["calibration error on validation"] == card["calibration error on test"]
-        assert card["calibration error on test"].startswith(f"ECE {facts['metrics']['ece']:.3f} (95 % CI {ends['low']:.3f} to {ends['high']:.3f}), 10 bins of equal width")
+        for key in ("ece", "ece_tail"):
+            ends, name = facts["intervals"][key], ECE_WORDS[key]
+            assert card[f"{name} on validation"] == card[f"{name} on test"]
+            assert card[f"{name} on test"].startswith(
+                f"{facts['metrics'][key]:.3f} (95 % CI {ends['low']:.3f} to {ends['high']:.3f}; "
+                f"a perfectly calibrated model would score {ends['by_chance']:.3f}")
         assert words in card["temperature"] and card["calibration"] == told["sentences"][0]
 
 

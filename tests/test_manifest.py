@@ -687,3 +687,18 @@ def test_lab_tables_are_read(lab):
     for name, n, tail in (("train_v4", 1374, 175), ("val_v4", 361, 38), ("test_ood_v4", 141, 12)):
         t = m.read_events(lab / f"{name}.csv")
         assert len(t) == n and (t.behavior == "tail").sum() == tail and t.linked.all()
+
+
+def test_group_days_are_counted_and_a_document_that_counts_otherwise_is_named():
+    days = [{"group": g, "day": d, "date": "2024-07-06", "events": 5} for g in range(1, 7) for d in (1, 4) if (g, d) != (4, 4)]
+    said = ("Contradiction: February report, sections 2.1, 3.3 and 10, states 12 folders, one a group and day; "
+            "the data give 11 group-days.")
+    assert m.group_day_words({"events": 1897, "group_days": days}) == ["11 group-days (a group on one day).", said]
+    assert m.group_day_words({"events": 55, "group_days": days}) == ["11 group-days (a group on one day)."]
+    assert m.group_day_words({"events": 5, "group_days": days[:1]}) == ["1 group-day (a group on one day)."]
+
+
+@pytest.mark.lab
+def test_the_labs_workbook_holds_11_group_days(lab):
+    words = m.group_day_words(m.read_workbook(lab / "final_manifest.xlsx").totals)
+    assert words[0].startswith("11 group-days") and "states 12 folders" in words[1]

@@ -11,22 +11,30 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit, logit
 from sklearn import metrics as sk
 
 import studies
 from crosssuck import core, manifest, metrics
 from crosssuck.core import UserError, read_json, sha256_file, write_csv, write_json
 from crosssuck.metrics import (
+    ECE_METRICS,
+    ECE_WORDS,
     METHOD,
+    METHOD_ECE,
     METHOD_EDGE,
     METRICS,
     Live,
     Scorer,
     bca,
+    bin_noise,
+    bout_codes,
+    calibration_gaps,
     between_share,
     between_test,
     coin_scores,
     deciding,
+    ece_intervals,
     exchange_bouts,
     intervals,
     leave_one_out,
@@ -38,6 +46,7 @@ from crosssuck.metrics import (
     permutation_test,
     point_metrics,
     read_left_out,
+    equal_bins,
     read_predictions,
     repeated_values,
     resample,
@@ -82,6 +91,9 @@ def plain(y, p) -> dict:
     out = {"accuracy": sk.accuracy_score(y, call), "macro_f1": sk.f1_score(y, call, average="macro", zero_division=0), "roc_auc": sk.roc_auc_score(y, p),
            "average_precision": sk.average_precision_score(y, p), "brier": np.mean((p - y) ** 2),
            "ece": sum(abs(np.mean((call == y)[box == b]) - np.mean(sure[box == b])) * np.mean(box == b) for b in np.unique(box))}
+    bins = np.minimum((p * 10).astype(int), 9)
+    out["ece_tail"] = sum(
+        abs(np.mean(y[bins == b]) - np.mean(p[bins == b])) * np.mean(bins == b) for b in np.unique(bins))
     code = np.array([(p < x).sum() for x in p]) * max(1, min(10, len(p) // 10)) // len(p)
     out["adaptive_ece"] = sum(abs(np.mean(y[code == b]) - np.mean(p[code == b])) * np.mean(code == b) for b in np.unique(code))
     for k, c in enumerate(("ear", "tail")):
@@ -120,7 +132,7 @@ def test_the_order_of_rows_and_a_monotone_change_of_score():
 
 def test_what_cannot_be_computed_is_absent_with_a_reason():
     y, p = np.array([False] * 6), np.linspace(.1, .9, 6)
-    assert set(point_metrics(y, p)) == {"accuracy", "precision_ear", "recall_ear", "f1_ear", "precision_tail", "ece", "adaptive_ece", "brier"}
+    assert set(point_metrics(y, p)) == {"accuracy", "precision_ear", "recall_ear", "f1_ear", "precision_tail", "ece", "ece_tail", "adaptive_ece", "brier"}
     assert not_computed(y, p)["roc_auc"] == "no tail event"
     assert not_computed(~y, p)["recall_ear"] == "no ear event"
     assert not_computed(np.array([True, False]), np.array([.1, .2])) == {"precision_tail": "no event was called tail"}
@@ -366,6 +378,118 @@ def test_a_widget_is_a_picture_where_there_is_no_hand(monkeypatch):
     assert "application/vnd.jupyter.widget-view+json" in shown and shown["text/plain"] == "a slider" and "image/png" in shown
 
 
+# ---- ECE: three definitions, one piece of code, an interval that holds
+
+def population(auc, share, slope, offset, rng, n=400_000):
+    "A large sample sorted by P(tail): is_tail and P(tail), log-odds = offset + slope * true log-odds."
+    is_tail = rng.random(n) < share
+    shift = np.sqrt(2) * NormalDist().inv_cdf(auc)
+    prob = bent(rng.standard_normal(n) + shift * is_tail, shift, share, slope, offset)
+    order = np.argsort(prob)
+    return is_tail[order], prob[order]
+
+
+def bent(score, shift, share, slope, offset):
+    "P(tail) of a latent score: the true posterior, its log-odds stretched and shifted."
+    return expit(offset + slope * (logit(share) + shift * score - shift**2 / 2))
+
+
+def true_ece(metric, is_tail, prob, seen):
+    "The population's ECE with fixed bins; for equal-size bins those of the study `seen`."
+    if metric != "adaptive_ece":
+        gap, box = calibration_gaps(metric, is_tail, prob)
+        return np.abs(np.bincount(box, gap)).sum() / len(prob)
+    box = equal_bins(seen)
+    edges = [seen[box == b].min() for b in range(1, box.max() + 1)]
+    sums = np.r_[0, np.cumsum(prob - is_tail)][np.r_[0, np.searchsorted(prob, edges), len(prob)]]
+    return np.abs(np.diff(sums)).sum() / len(prob)
+
+
+def ece_studies(structure, auc, slope, offset, n, n_boot=300, seed=0):
+    "One row a study and metric: estimate, truth, by_chance, and whether the interval holds the truth."
+    rng, share = np.random.default_rng(seed), structure.n_tail / structure.n_events
+    whole, shift = population(auc, share, slope, offset, rng), np.sqrt(2) * NormalDist().inv_cdf(auc)
+    fixed = {m: true_ece(m, *whole, None) for m in ("ece", "ece_tail")}
+    rows = []
+    for k in range(n):
+        y, bout = studies.labels(structure, rng)
+        p = bent(studies.latent(y, bout, auc, rng)[0], shift, share, slope, offset)
+        scorer = Scorer(y, p, bout)
+        point, (ends, _) = scorer(np.ones((1, bout.max() + 1))), ece_intervals(scorer, n_boot, seed=k)
+        for m in ECE_METRICS:
+            truth = fixed[m] if m in fixed else true_ece(m, *whole, p)
+            i = ends[m]
+            rows.append((m, float(point[m][0]), truth, i["by_chance"],
+                         i["low"] <= truth <= i["high"], i["high"] - i["low"], i["high"] < 0.20))
+    return pd.DataFrame(rows, columns=["metric", "estimate", "truth", "by_chance", "held", "width",
+                                       "below"]).groupby("metric")
+
+
+ECE_CASES = {"calibrated": (0.75, 1, 0), "no skill, calibrated": (0.5001, 1, 0),
+             "shifted as by balanced sampling": (0.75, 1, 2), "overconfident": (0.9, 2, 0),
+             "flat and shifted": (0.9, 0.5, 1.5), "skilled, calibrated": (0.97, 1, 0),
+             "almost perfect, overconfident": (0.999, 3, 0)}
+
+
+@pytest.mark.parametrize("structure", [studies.VALIDATION, studies.OOD], ids=["361/176/38", "141/87/12"])
+@pytest.mark.parametrize("case", ["calibrated", "shifted as by balanced sampling"])
+def test_the_interval_of_an_ece_holds_the_truth(structure, case):
+    n = studies.QUICK
+    held = ece_studies(structure, *ECE_CASES[case], n, n_boot=200)["held"].sum()
+    assert held.min() >= studies.at_least(0.93, n), held
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("structure", [studies.VALIDATION, studies.OOD], ids=["361/176/38", "141/87/12"])
+@pytest.mark.parametrize("case", ECE_CASES)
+def test_the_interval_of_an_ece_holds_the_truth_in_93_of_100(structure, case):
+    found = ece_studies(structure, *ECE_CASES[case], studies.LONG)
+    table = found[["estimate", "truth", "by_chance", "held", "width", "below"]].mean()
+    print(f"\n{structure.n_events} events, {case}\n{table.round(3)}")
+    assert table["held"].min() >= 0.93, table
+
+
+def test_by_chance_is_what_a_calibrated_model_scores():
+    found = ece_studies(studies.OOD, 0.75, 1, 0, 100, n_boot=200)[["estimate", "by_chance"]].mean()
+    assert found["estimate"].to_numpy() == pytest.approx(found["by_chance"].to_numpy(), rel=0.15)
+    assert (found["estimate"] > 0.02).all()  # though the truth is 0
+
+
+def test_an_ece_has_no_interval_with_too_few_bouts_of_a_class():
+    y, bout = np.arange(60) < 7, np.arange(60)
+    p = np.linspace(0.2, 0.8, 60)
+    ends, none = intervals(y, p, bout, n_boot=100)
+    assert not set(ECE_METRICS) & set(ends)
+    assert none["ece_tail"] == "7 bouts with tail events, fewer than 8"
+    assert intervals(~y, p, bout, n_boot=100)[1]["ece"] == "7 bouts with ear events, fewer than 8"
+
+
+def test_errors_that_did_not_occur_widen_the_interval_of_an_ece():
+    "A model that is certain and right scores 0 in every resample; up to 3 in n bouts may still be wrong."
+    y, bout = np.arange(120) < 30, np.arange(120)
+    ends = intervals(y, y.astype(float), bout, n_boot=100)[0]["ece_tail"]
+    assert (ends["low"], ends["high"], ends["method"]) == (0, 3 / 120, METHOD_ECE)
+
+
+def test_three_definitions_differ_and_each_has_its_words():
+    y, p = np.tile(np.arange(100) < 10, 3), np.repeat([0.45, 0.45, 0.55], 100)
+    point = point_metrics(y, p)
+    assert [round(point[m], 3) for m in ECE_METRICS] == [0.083, 0.383, 0.383]
+    assert len(set(ECE_WORDS.values())) == 3 and "the lab's" in ECE_WORDS["ece_tail"]
+    assert {m for m in ECE_METRICS if m in metrics.DEFINITIONS} == set(ECE_METRICS)
+    noise = bin_noise(Scorer(y, p, bout_codes(np.arange(300))), 50, 0)
+    assert all(noise[m].shape == (50,) and (noise[m] >= 0).all() for m in ECE_METRICS)
+
+
+@pytest.mark.lab
+def test_the_ece_of_the_labs_plan_on_e1s_validation(lab):
+    table = read_predictions(lab / "E1/predictions_val.csv", lab / "val_v4.csv")
+    y, p = (table.true_label == "tail").to_numpy(), table.prob_tail.to_numpy()
+    assert round(point_metrics(y, p)["ece_tail"], 3) == 0.350
+    ends = intervals(y, p, table.bout_id)[0]["ece_tail"]
+    assert 0.20 < ends["low"] < 0.350 < ends["high"] < 0.45 and ends["n_deciding"] == table.bout_id[y].nunique()
+
+
 # ---- baselines
 
 @pytest.mark.parametrize("n_tail, n, rate", [(38, 361, .5), (38, 361, .13), (3, 12, .3)])
@@ -378,6 +502,7 @@ def test_the_coin_by_simulation(n_tail, n, rate):
     assert coin["macro_f1"] == pytest.approx(((tail + ear) / 2).mean(), abs=.003) and coin["f1_tail"] == pytest.approx(tail.mean(), abs=.003)
     assert coin["accuracy"] == pytest.approx(((toss == y).mean(1)).mean(), abs=.003)
     if rate == .5:
+        assert coin["ece_tail"] == pytest.approx(point_metrics(y, np.full(n, .5))["ece_tail"])
         assert coin["ece"] == pytest.approx(np.abs((toss == y).mean(1) - .5).mean(), abs=.003)
 
 

@@ -502,6 +502,23 @@ def test_the_tables_without_a_fault_have_none():
     assert set(shared.check) == {f"{u} in both" for u in ("group", "day", "group-day", "camera", "video", "calf", "dyad")} and (shared.n == 0).all() and (shared.share == 0).all()
 
 
+def test_the_audit_counts_videos_of_the_union_and_those_with_tail_on_both_sides():
+    "Four videos: one on both sides with tail on both, one on both with tail in train only, one on each side alone."
+    sides = {s: t.assign(video_filename="own " + s) for s, t in far_apart().items()}
+    train, val = sides["train"], sides["val"]
+    tails, more = (t[t.behavior == "tail"].index for t in (train, val))
+    ears, other = (t[t.behavior == "ear"].index for t in (train, val))
+    train.loc[tails[0], "video_filename"] = val.loc[more[0], "video_filename"] = "both with tail"
+    train.loc[tails[1], "video_filename"] = val.loc[other[0], "video_filename"] = "both, tail in train"
+    for t in (train, val):
+        t[["camera_id", "group", "day"]] = ["8", 1, 1]
+        t["video_path"] = t.video_filename
+    for scheme in ("", "intra_video", "bout", "video"):
+        found = audit_split(**sides, scheme=scheme).query("sides == 'train · val'").set_index("check").sentence
+        assert found["videos on both sides"] == "2 of the 4 videos of train and val together are on both sides"
+        assert found["videos with tail on both sides"].startswith("1 of the ")
+
+
 IN_FILE, NEXT_FILE = {"video_filename": "v0_0.mp4"}, {"video_filename": "v0_1.mp4"}
 
 @pytest.mark.parametrize("fault, want, pairs", [
@@ -687,6 +704,32 @@ def test_what_the_audit_says_of_v4(lab):
             assert n[(check, sides)] == total, (check, sides)
     told = " | ".join(found.sentence)
     assert not [w for w in V4_SENTENCES if w not in told]
+
+
+@pytest.mark.lab
+def test_a_document_that_counts_the_labs_train_otherwise_is_named(lab):
+    found = splits.audit_files(*(lab / f"{s}_v4.csv" for s in SIDES)).query("check == 'document'")
+    assert found.sentence.tolist() == [
+        "Contradiction: February report, sections 2.1, 3.3 and 10, states 1,207 ear and 167 tail events in train; "
+        "the data give 1,199 and 175."]
+
+
+def dated(path, folder):
+    "A copy whose blank dates are taken from the names of the videos."
+    t = pd.read_csv(path, dtype=str, keep_default_na=False)
+    begun = t.video_filename.str.extract(r"_(\d{4})(\d{2})(\d{2})\d{6}_")
+    t["date"] = t.date.where(t.date != "", begun[0] + "-" + begun[1] + "-" + begun[2])
+    t.to_csv(folder / path.name, index=False)
+    return folder / path.name
+
+
+@pytest.mark.lab
+def test_the_figures_of_januarys_plan(lab, tmp_path):
+    train, val = (read_part(dated(lab / f"january/{s}_intravideo_20260105_162028.csv", tmp_path)) for s in ("train", "val"))
+    found = audit_split(train, val, val.iloc[:0], scheme="intra_video").set_index("check")
+    assert found.sentence["videos on both sides"] == "76 of the 87 videos of train and val together are on both sides"
+    assert found.n["videos with tail on both sides"] == 23
+    assert found.sentence["video in both"].startswith("76 of the 76 videos of val are in train too")
 
 
 @pytest.mark.lab
