@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_BINS', 'DEFINITIONS', 'BLOCK', 'LEVEL',
-           'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METADATA', 'FIELD_WORDS', 'USEFUL_AUC', 'NO_BOUTS',
-           'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest', 'equal_bins',
-           'not_computed', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out', 'bca', 'deciding',
-           'intervals', 'coin_scores', 'trivial_scores', 'metadata_table', 'metadata_fields', 'metadata_baseline',
-           'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage',
-           'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'between_share',
-           'between_test', 'Live', 'call', 'ruled_out', 'verdict', 'paired_difference', 'summarise']
+           'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METADATA', 'SELECTORS', 'AFTER_SELECTION', 'FIELD_WORDS',
+           'USEFUL_AUC', 'NO_BOUTS', 'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest',
+           'equal_bins', 'not_computed', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out', 'bca',
+           'deciding', 'intervals', 'coin_scores', 'trivial_scores', 'metadata_table', 'metadata_fields',
+           'metadata_baseline', 'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band', 'roc_figure',
+           'risk_coverage', 'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values',
+           'between_share', 'between_test', 'Live', 'epoch_scores', 'selected_scores', 'no_selection_record',
+           'selection_record', 'call', 'ruled_out', 'verdict', 'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -714,6 +715,109 @@ class Live:
         picture = {"text/plain": self.words, "image/png": b64encode(self.still).decode()}
         batch = os.environ.get("IN_TEST")  # set for every notebook that is executed for a page or a test
         return picture if batch else {**self.widget._repr_mimebundle_(), **picture}
+
+# %% ../nbs/04b_metrics.ipynb #04b-102
+SELECTORS = ("macro_f1", "roc_auc", "average_precision", "f1_tail")  # what may select an epoch
+AFTER_SELECTION = ("roc_auc", "macro_f1", "average_precision", "recall_tail", "f1_tail")
+
+def epoch_scores(
+    labels: np.ndarray,  # (B, n) bool: is tail; a row a permutation
+    probs: np.ndarray,   # (E, n) float: P(tail) of each epoch
+    metric: str,         # one of AFTER_SELECTION
+) -> np.ndarray: # (B, E); NaN where a class is missing
+    "Compute one metric of every epoch under every row of labels."
+    from scipy.stats import rankdata
+    y, probs = np.asarray(labels, float), np.asarray(probs, float)
+    n, n_tail = y.shape[1], y.sum(1, keepdims=True)
+    if metric == "average_precision":
+        return np.column_stack([_average_precision(y, p) for p in probs])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if metric == "roc_auc":
+            ranks = rankdata(probs, axis=1)
+            return (y @ ranks.T - n_tail * (n_tail + 1) / 2) / (n_tail * (n - n_tail))
+        call = (probs >= 0.5).astype(float)
+        tt, called = y @ call.T, call.sum(1)
+        et, te = called - tt, n_tail - tt
+        counts = np.stack([n - n_tail - et, et, te, tt], axis=-1).reshape(-1, 4)
+        counts = np.column_stack([counts, np.zeros((len(counts), 1 + 2 * ECE_BINS))])
+        return _counted(counts)[metric].reshape(tt.shape)
+
+def _average_precision(labels: np.ndarray, prob: np.ndarray) -> np.ndarray:
+    "Compute the average precision of one epoch under every row of labels (B, n)."
+    order = np.argsort(prob, kind="stable")
+    tail, ties = labels[:, order], np.flatnonzero(np.r_[True, np.diff(prob[order]) > 0])
+    tail, ear = (np.add.reduceat(x, ties, axis=1) for x in (tail, 1 - tail))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _ranked(tail, ear)["average_precision"]
+
+# %% ../nbs/04b_metrics.ipynb #04b-103
+def selected_scores(
+    labels: np.ndarray,  # (B, n) bool: is tail; a row a permutation
+    probs: np.ndarray,   # (E, n) float: P(tail) of each epoch
+    select_by: str,      # one of SELECTORS
+) -> dict[str, np.ndarray]: # `epoch` (B,) from 0, and each metric of AFTER_SELECTION (B,)
+    "Select the best epoch under every row of labels, and give the metrics of that epoch."
+    score = epoch_scores(labels, probs, select_by)
+    chosen = np.where(np.isnan(score), -np.inf, score).argmax(1)  # the first of equals
+    out, rows = {"epoch": chosen}, np.arange(len(labels))
+    for m in AFTER_SELECTION:
+        if m != "average_precision" or select_by == m:
+            out[m] = (score if select_by == m else epoch_scores(labels, probs, m))[rows, chosen]
+    if "average_precision" not in out:  # sorts: the selected epochs alone
+        out["average_precision"] = np.empty(len(labels))
+        for e in np.unique(chosen):
+            of_e = chosen == e
+            out["average_precision"][of_e] = _average_precision(labels[of_e].astype(float), probs[e])
+    return out
+
+# %% ../nbs/04b_metrics.ipynb #04b-104
+def no_selection_record(
+    note: str,                    # why the optimism of the selection is not computed
+    epochs: int | None = None,
+    select_by: str | None = None,
+) -> dict: # as `selection_record`, without figures
+    "Record a selection whose optimism cannot be computed."
+    return {"epochs": epochs, "select_by": select_by, "n_perm": 0, "chance": {}, "p_value": {},
+            "observed": {}, "selected_epoch": None, "note": note}
+
+def selection_record(
+    is_tail: np.ndarray,             # (n,) bool
+    bout: np.ndarray | None,         # (n,) bout of each event; None where it is not known
+    probs: np.ndarray,               # (E, n) float: P(tail) of each epoch, the first epoch first
+    *,
+    select_by: str = "macro_f1",     # one of SELECTORS
+    n_perm: int = 1000,
+    seed: int = 0,
+) -> dict: # epochs, select_by, n_perm, chance, p_value, observed, selected_epoch (from 1), note
+    "Test the selected epoch against selected epochs without skill: permute bouts, select again."
+    is_tail, probs = np.asarray(is_tail, bool), np.asarray(probs, float)
+    if bout is None:
+        return no_selection_record(NO_BOUTS, len(probs), select_by)
+    unit = bout_codes(bout)
+    few = min(len(np.unique(unit[is_tail])), len(np.unique(unit[~is_tail])))
+    if few < MIN_UNITS:
+        note = f"no test: {few} bouts hold events of the rarer class, fewer than {MIN_UNITS}"
+        return no_selection_record(note, len(probs), select_by)
+    found = {k: v[0] for k, v in selected_scores(is_tail[None], probs, select_by).items()}
+    null = _null_of_selection(is_tail, unit, probs, select_by, n_perm, np.random.default_rng(seed))
+    chance, p_value = {}, {}
+    for m in AFTER_SELECTION:
+        chance[m] = {"mean": float(null[m].mean()), "high": float(np.quantile(null[m], 0.975))}
+        p_value[m] = float((1 + (null[m] >= found[m] - 1e-12).sum()) / (1 + len(null[m])))
+    return {"epochs": len(probs), "select_by": select_by, "n_perm": len(null["epoch"]),
+            "chance": chance, "p_value": p_value,
+            "observed": {m: float(found[m]) for m in AFTER_SELECTION},
+            "selected_epoch": int(found["epoch"]) + 1, "note": ""}
+
+def _null_of_selection(is_tail: np.ndarray, unit: np.ndarray, probs: np.ndarray, select_by: str,
+                       n_perm: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    "Exchange labels of whole bouts and select again; permutations without one class are left out."
+    parts, block = [], max(1, BLOCK // max(probs.shape))
+    for begin in range(0, n_perm, block):
+        labels = exchange_bouts(is_tail, unit, min(block, n_perm - begin), rng)
+        labels = labels[labels.any(1) & ~labels.all(1)]
+        parts.append(selected_scores(labels, probs, select_by))
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 # %% ../nbs/04b_metrics.ipynb #04b-087
 FIELD_WORDS = {"hour": "hour", "day": "day", "camera_id": "camera",
