@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_BINS', 'DEFINITIONS', 'BLOCK', 'LEVEL',
-           'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METADATA', 'SELECTORS', 'AFTER_SELECTION', 'FIELD_WORDS',
-           'USEFUL_AUC', 'NO_BOUTS', 'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest',
-           'equal_bins', 'not_computed', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out', 'bca',
-           'deciding', 'intervals', 'coin_scores', 'trivial_scores', 'metadata_table', 'metadata_fields',
-           'metadata_baseline', 'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band', 'roc_figure',
-           'risk_coverage', 'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values',
-           'between_share', 'between_test', 'Live', 'epoch_scores', 'selected_scores', 'no_selection_record',
-           'selection_record', 'call', 'ruled_out', 'verdict', 'paired_difference', 'summarise']
+           'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METADATA', 'SELECTORS', 'AFTER_SELECTION', 'VAL_EPOCHS',
+           'FIELD_WORDS', 'USEFUL_AUC', 'NO_BOUTS', 'check_predictions', 'read_predictions', 'other_class_overlap',
+           'join_manifest', 'equal_bins', 'not_computed', 'Scorer', 'point_metrics', 'bout_codes', 'resample',
+           'leave_one_out', 'bca', 'deciding', 'intervals', 'coin_scores', 'trivial_scores', 'called_tail',
+           'class_collapse', 'metadata_table', 'metadata_fields', 'metadata_baseline', 'exchange_bouts',
+           'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage', 'risk_figure',
+           'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'between_share', 'between_test',
+           'Live', 'epoch_scores', 'selected_scores', 'no_selection_record', 'selection_record', 'read_val_epochs',
+           'stored_selection', 'selection_sentence', 'call', 'ruled_out', 'verdict', 'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -410,6 +411,47 @@ def trivial_scores(
     "Score three models without skill: always ear, always tail, a coin."
     n = len(is_tail)
     return {"always_ear": point_metrics(is_tail, np.zeros(n)), "always_tail": point_metrics(is_tail, np.ones(n)), "coin": coin_scores(is_tail)}
+
+# %% ../nbs/04b_metrics.ipynb #04b-111
+def called_tail(
+    history: dict,           # lists of a training_history.json, a value an epoch
+    support: dict[str, int], # ear and tail events of validation
+) -> np.ndarray: # (epochs,) events called tail; NaN where it cannot be told
+    "Count the validation events called tail; from recall and F1 where the number was not kept."
+    known, recall, f1, macro = (_history_list(history, k) for k in _COLLAPSE_KEYS)
+    n_ear, n_tail, ear_f1 = support["ear"], support["tail"], 2 * macro  # where f1 of tail is 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        derived = np.where(f1 > 0, np.round(2 * recall * n_tail / f1 - n_tail), np.nan)
+        wrong = np.round((2 * n_ear - ear_f1 * (2 * n_ear + n_tail)) / (2 - ear_f1))
+    derived = np.where((recall == 0) & (wrong >= 0), wrong, derived)
+    return np.where(np.isfinite(known), known, derived)
+
+_COLLAPSE_KEYS = ("val_predicted_tail", "val_tail_recall", "val_tail_f1", "val_macro_f1")
+
+def _history_list(history: dict, key: str) -> np.ndarray:
+    return np.array(history.get(key) or [None] * len(history["epoch"]), dtype=float)
+
+# %% ../nbs/04b_metrics.ipynb #04b-112
+def class_collapse(
+    history: dict,                         # lists of a training_history.json, a value an epoch
+    support: dict[str, int] | None = None, # ear and tail events; from the history where it has them
+) -> list[str | None]: # an epoch each: ear or tail = all called so; "" = both; None = cannot be told
+    "Say of every epoch whether it called all validation events by one class."
+    if support is None and history.get("val_n_ear") and history.get("val_n_tail"):
+        support = {"ear": int(history["val_n_ear"][-1]), "tail": int(history["val_n_tail"][-1])}
+    known, recall, f1, macro = (_history_list(history, k) for k in _COLLAPSE_KEYS)
+    both = (recall > 0) & (recall < 1)  # some tail events were called tail, some were not
+    if support is None:
+        all_ear = known == 0
+        # every tail event found: either no ear event was called ear (its F1 is 0), or some were
+        all_tail = (recall == 1) & np.isclose(2 * macro, f1, atol=1e-6)
+        both |= (known > 0) & (recall < 1) | (recall == 1) & (2 * macro > f1 + 1e-6)
+    else:
+        called = called_tail(history, support)
+        all_ear, all_tail = called == 0, called == support["ear"] + support["tail"]
+        both |= np.isfinite(called) & ~all_ear & ~all_tail
+    return ["ear" if e else "tail" if t else "" if b else None
+            for e, t, b in zip(all_ear, all_tail, both, strict=True)]
 
 # %% ../nbs/04b_metrics.ipynb #04b-050
 METADATA = {"hour": True, "day": True, "camera_id": True,                # a deployed system has them
@@ -819,6 +861,62 @@ def _null_of_selection(is_tail: np.ndarray, unit: np.ndarray, probs: np.ndarray,
         parts.append(selected_scores(labels, probs, select_by))
     return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
+# %% ../nbs/04b_metrics.ipynb #04b-105
+VAL_EPOCHS = "val_epochs.csv"  # of a run: P(tail) of every validation event at every epoch
+
+def read_val_epochs(
+    path: str | os.PathLike, # a val_epochs.csv
+) -> tuple[pd.DataFrame, list[int], np.ndarray]: # event_idx, true_label, bout_id; epochs; (E, n)
+    "Read the validation predictions of every epoch."
+    table = read_table(path, need=("event_idx", "true_label", "bout_id"), integer=("event_idx",))
+    names = [c for c in table if c.startswith("epoch_") and c[6:].isdigit()]
+    try:
+        probs = np.array([[float(p) for p in table[c]] for c in names]).reshape(-1, len(table))
+    except ValueError as e:
+        raise UserError(str(e), where=path, remedy="train the run again") from None
+    return table[["event_idx", "true_label", "bout_id"]], [int(c[6:]) for c in names], probs
+
+def stored_selection(
+    path: str | os.PathLike,         # a val_epochs.csv; it need not exist
+    epochs: int,                     # in the history of the same run
+    select_by: str,
+    *,
+    n_perm: int = 1000,
+) -> dict: # as `selection_record`
+    "Record the selection of a run from the predictions that it keeps."
+    if not Path(path).exists():
+        why = ("the validation predictions of every epoch were not stored, "
+               "so how much the selection adds to the score cannot be computed")
+        return no_selection_record(why, epochs, select_by)
+    events, stored, probs = read_val_epochs(path)
+    if stored != list(range(1, epochs + 1)) or not np.isfinite(probs).all():
+        why = (f"{Path(path).name} holds {len(stored)} of {epochs} epochs with finite values, "
+               "so how much the selection adds to the score cannot be computed")
+        return no_selection_record(why, epochs, select_by)
+    bout = events["bout_id"].to_numpy() if (events["bout_id"] != "").all() else None
+    is_tail = (events["true_label"] == "tail").to_numpy()
+    return selection_record(is_tail, bout, probs, select_by=select_by, n_perm=n_perm)
+
+# %% ../nbs/04b_metrics.ipynb #04b-106
+def selection_sentence(
+    record: dict, # of `selection_record`
+    metric: str,  # the metric that is shown
+    words: str,   # its name
+) -> str: # one or two sentences
+    "Say that a score is the best of several epochs, and what a model without skill would reach."
+    epochs, chance = record["epochs"], record["chance"].get(metric)
+    first = (f"The {words} of the selected epoch is the best of {epochs} evaluations on the same "
+             "validation events, so it is too high")
+    if record["select_by"] != metric:
+        first = (f"The epoch was selected as the best of {epochs} on the same validation events, "
+                 f"so its {words} may be too high")
+    if not chance:
+        return f"{first}; {record['note']}."
+    p, found = record["p_value"][metric], record["observed"][metric]
+    return (f"{first}. After the same selection a model without skill reaches {chance['mean']:.3f} on "
+            f"average and more than {chance['high']:.3f} in 2.5 % of cases; this run has {found:.3f} "
+            f"(permutation of whole bouts, {record['n_perm']:,} times: p = {p:.3f}).")
+
 # %% ../nbs/04b_metrics.ipynb #04b-087
 FIELD_WORDS = {"hour": "hour", "day": "day", "camera_id": "camera",
                "group": "group", "pen_location": "place in the pen", "duration_sec": "duration"}
@@ -948,6 +1046,7 @@ def summarise(
     table: pd.DataFrame, # of `read_predictions`
     *,
     train: pd.DataFrame | str | os.PathLike | None = None, # training side, for the metadata baselines
+    selection: dict | None = None, # of `selection_record`; None where these events selected nothing
     n_boot: int = 2000,
     n_perm: int = 1000,
     seed: int = 0,
@@ -961,7 +1060,8 @@ def summarise(
          "confusion_matrix": [[int((row & ~said).sum()), int((row & said).sum())] for row in (~is_tail, is_tail)],
          "n_scores": int(len(np.unique(prob))), "intervals": {}, "no_interval": dict.fromkeys(METRICS, NO_BOUTS),
          "baselines": {**trivial_scores(is_tail), "coin_same_rate": coin_scores(is_tail, float(said.mean()))},
-         "metadata_fields": {}, "no_baseline": {}, "differences": {}, "permutation": None, "definitions": DEFINITIONS}
+         "metadata_fields": {}, "no_baseline": {}, "differences": {}, "permutation": None, "definitions": DEFINITIONS,
+         "selection": selection}
     if bout is not None:
         s["intervals"], s["no_interval"] = intervals(is_tail, prob, bout, n_boot=n_boot, seed=seed)
     if "roc_auc" in s["intervals"]:
