@@ -905,6 +905,8 @@ def selection_sentence(
 ) -> str: # one or two sentences
     "Say that a score is the best of several epochs, and what a model without skill would reach."
     epochs, chance = record["epochs"], record["chance"].get(metric)
+    if epochs == 1:
+        return "One epoch was trained, so the validation events selected nothing."
     first = (f"The {words} of the selected epoch is the best of {epochs} evaluations on the same "
              "validation events, so it is too high")
     if record["select_by"] != metric:
