@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BANDS', 'SMALL', 'CELL_METRICS', 'MET', 'NOT_MET',
-           'UNKNOWN', 'EXPECTED', 'PAGE_STYLE', 'MOOD', 'PAIRED', 'span_words', 'of_100', 'next_step', 'answers',
-           'beaten', 'standing_figure', 'usual_table', 'confusion_table', 'unsaid_table', 'headline',
-           'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts', 'curves_figure', 'cells', 'cell_facts',
-           'breakdown', 'decide', 'criteria', 'expectations', 'most_wrong', 'wrong_by', 'failures', 'error_source',
-           'film_strips', 'strip_picture', 'failure_words', 'gallery_figure', 'failure_browser', 'seen_table',
-           'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown', 'write_report', 'greyed',
-           'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part', 'evaluate', 'trained',
-           'find_run', 'gallery', 'write_cards', 'flip_test', 'event_shares', 'macro_f1', 'flip_f1', 'judge',
-           'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs', 'experiment_of', 'seed_noise',
-           'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure', 'compare',
-           'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble', 'predict_part', 'predict_left_out',
-           'evaluate_run']
+           'UNKNOWN', 'EXPECTED', 'PAGE_STYLE', 'MOOD', 'MEAN_SELECTED', 'TABLE_TOLERANCE', 'PAIRED', 'span_words',
+           'of_100', 'next_step', 'answers', 'beaten', 'standing_figure', 'usual_table', 'confusion_table',
+           'unsaid_table', 'headline', 'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts',
+           'curves_figure', 'cells', 'cell_facts', 'breakdown', 'decide', 'criteria', 'expectations', 'most_wrong',
+           'wrong_by', 'failures', 'error_source', 'film_strips', 'strip_picture', 'failure_words', 'gallery_figure',
+           'failure_browser', 'seen_table', 'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown',
+           'write_report', 'greyed', 'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part',
+           'selection_of', 'evaluate', 'trained', 'find_run', 'gallery', 'write_cards', 'flip_test', 'event_shares',
+           'macro_f1', 'flip_f1', 'judge', 'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs',
+           'experiment_of', 'seed_noise', 'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words',
+           'comparison_figure', 'compare', 'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble',
+           'predict_part', 'predict_left_out', 'evaluate_run']
 
 # %% ../nbs/07_eval.ipynb #07-003
 import itertools
@@ -38,6 +38,7 @@ from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_b
 from .metrics import (FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, USEFUL_AUC, Live, Scorer, bca, between_test, deciding, intervals, leave_one_out,
                                left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure,
                                ruled_out, summarise)
+from .metrics import VAL_EPOCHS, class_collapse, no_selection_record, read_val_epochs, stored_selection
 from .splits import assign_bouts, read_part, video_key
 
 # %% ../nbs/07_eval.ipynb #07-010
@@ -477,7 +478,7 @@ def _repeat_row(facts: dict | None, part: str) -> dict:
     return _row(name, asked, found, MET if seen["p_value"] > 0.025 else NOT_MET)
 
 # %% ../nbs/07_eval.ipynb #07-053
-def _training_row(history: dict | None, select_by: str) -> dict:
+def _training_row(history: dict | None, select_by: str, support: dict | None = None) -> dict:
     "Decide whether the training had a NaN, or ended in one class."
     name, asked = "training without NaN or collapse", "losses are numbers; no one-class epoch from the selected one on"
     if not history or not history.get("epoch"):
@@ -487,13 +488,18 @@ def _training_row(history: dict | None, select_by: str) -> dict:
     if lost:
         return _row(name, asked, f"the loss of epoch {lost[0]} is not a number", NOT_MET)
     key = {"f1_tail": "val_tail_f1"}.get(select_by, f"val_{select_by}")
-    score, recall, f1 = (np.array(history[k], float) for k in (key if key in history else "val_macro_f1", "val_tail_recall", "val_macro_f1"))
+    score, recall = (np.array(history[k], float) for k in (key if key in history else "val_macro_f1", "val_tail_recall"))
     first = int(np.nanargmax(score)) if np.isfinite(score).any() else 0
-    one = np.flatnonzero((recall == 0) | ((recall == 1) & (f1 <= 0.5)))  # all ear, or all tail
+    which = class_collapse(history, support)
+    one = [k for k, name in enumerate(which) if name]
     late = [epoch[k] for k in one if k >= first]
+    silent = [epoch[k] for k, name in enumerate(which) if name is None and k >= first]
     if late:
         return _row(name, asked, f"one class alone in {len(late)} epochs from epoch {late[0]} on", NOT_MET)
-    early = f"; epoch {epoch[one[0]]} had one class and recovered" if len(one) else ""
+    if silent:
+        why = f"the number of events called tail is not known in {len(silent)} epochs, first in epoch {silent[0]}"
+        return _row(name, asked, why, f"{UNKNOWN}: tail recall and F1 alone do not say whether one class was called")
+    early = f"; epoch {epoch[one[0]]} had one class and recovered" if one else ""
     return _row(name, asked, f"{len(epoch)} epochs, lowest tail recall {np.nanmin(recall):.2f}{early}", MET)
 
 def _epoch8_row(history: dict | None, tails: int | None) -> dict:
@@ -988,10 +994,11 @@ def assess(
     train: pd.DataFrame | None = None, # the training events, for the metadata baseline
     *,
     left_out: pd.DataFrame | None = None, # predictions of behaviours that were left out
+    selection: dict | None = None,        # of `selection_of`
     n_boot: int = 2000, n_perm: int = 1000,
 ) -> dict: # as metrics.json
     "Summarise a table: metrics, cells, abstaining, behaviours left out, repeated values, where the errors lie."
-    facts = summarise(table, train=train, n_boot=n_boot, n_perm=n_perm) | {"repeated_values": repeated_values(table.prob_tail)}
+    facts = summarise(table, train=train, selection=selection, n_boot=n_boot, n_perm=n_perm) | {"repeated_values": repeated_values(table.prob_tail)}
     is_tail, prob, known = (table.true_label == "tail").to_numpy(), table.prob_tail.to_numpy(float), "bout_id" in table and (table.bout_id != "").all()
     few = min(n_boot, 500)
     facts["n_tail_bouts"] = int(table.bout_id[is_tail].nunique()) if known else None
@@ -1005,6 +1012,55 @@ def which_part(table: pd.DataFrame, train: pd.DataFrame | None) -> str:
     if train is None or "group" not in table:
         return "validation"
     return "validation" if set(table.group) & set(train.group) else "test"
+
+# %% ../nbs/07_eval.ipynb #07-202
+MEAN_SELECTED = ("the epoch of every member was selected on these events; what the selection adds to "
+                 "the score of their mean is not computed")
+TABLE_TOLERANCE = 0.05  # how far P(tail) of the same checkpoint may differ between two machines
+
+def selection_of(
+    table: pd.DataFrame, # predictions of the scored events
+    part: str,           # validation or test
+    folder: Path | None, # where the run's files lie; None where it is not known
+    n_perm: int = 1000,
+) -> dict | None: # as `selection_record`; None where these events selected nothing
+    "Record how the selection of the epoch on these events raises their scores."
+    if part == "test":
+        return None
+    past, settings = (None if folder is None else folder / f for f in ("training_history.json", "config.yaml"))
+    if past is None or not past.exists():
+        return no_selection_record("it is not known whether these events selected the checkpoint, "
+                                   "since no training history lies beside the table")
+    epochs = len(read_json(past)["epoch"])
+    select_by = read_yaml(settings)["optim"]["select_by"] if settings.exists() else None
+    path = folder / VAL_EPOCHS
+    if not path.exists():
+        return stored_selection(path, epochs, select_by)
+    if select_by is None:
+        return no_selection_record("config.yaml is missing, so it is not known which metric selected the "
+                                   "epoch", epochs)
+    events, _, probs = read_val_epochs(path)
+    known = set(events["event_idx"])
+    scored = set(table["event_idx"]) if "event_idx" in table else set()
+    if scored and not scored & known:
+        return None
+    if scored != known:
+        why = "the table has no event_idx" if not scored else f"{len(scored & known)} of {len(scored)} scored events"
+        return no_selection_record(f"{VAL_EPOCHS} holds other events than the table ({why}), so the "
+                                   "optimism of the selection is not computed", epochs, select_by)
+    record = stored_selection(path, epochs, select_by, n_perm=n_perm)
+    return _of_this_table(record, table, events, probs)
+
+def _of_this_table(record: dict, table: pd.DataFrame, events: pd.DataFrame, probs: np.ndarray) -> dict:
+    "Keep a record only where the table holds the predictions of the selected epoch."
+    if record["selected_epoch"] is None:
+        return record
+    chosen = pd.Series(probs[record["selected_epoch"] - 1], events["event_idx"])
+    gap = float(np.abs(chosen.loc[table["event_idx"]].to_numpy() - table["prob_tail"].to_numpy()).max())
+    if gap <= TABLE_TOLERANCE:
+        return record
+    return no_selection_record(f"the table differs from the predictions of the selected epoch by up to {gap:.2f}, "
+                               "so the optimism of the selection is not computed", record["epochs"], record["select_by"])
 
 # %% ../nbs/07_eval.ipynb #07-095
 def evaluate(
@@ -1025,7 +1081,9 @@ def evaluate(
     if left_out is None and run is not None and (run / "left_out_predictions.csv").exists():
         left_out = run / "left_out_predictions.csv"
     part = part or which_part(table, train)
-    facts = {"part": part} | assess(table, train, left_out=None if left_out is None else read_left_out(left_out), n_boot=n_boot, n_perm=n_perm)
+    beside = run.path if run is not None else Path(predictions).parent if isinstance(predictions, str | os.PathLike) else None
+    facts = {"part": part} | assess(table, train, left_out=None if left_out is None else read_left_out(left_out),
+                                    selection=selection_of(table, part, beside, n_perm), n_boot=n_boot, n_perm=n_perm)
     if out is not None:
         (Path(out) / "metrics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
         cards = write_cards(manifest, run, Path(out))
@@ -1502,7 +1560,8 @@ def ensemble(
     made = {p: mean_predictions(t, by) for p, t in tables.items()}
     train, facts, told = _side_of(members[0], "train"), {}, []
     for part, table in made.items():
-        facts[part] = {"part": part} | assess(table, train, n_boot=n_boot, n_perm=n_perm)
+        chosen = no_selection_record(MEAN_SELECTED) if part == "validation" else None
+        facts[part] = {"part": part} | assess(table, train, selection=chosen, n_boot=n_boot, n_perm=n_perm)
         single = paired_judged([judge(table, n_boot)], [judge(t, n_boot) for t in align(tables[part])[0].values()],
                                n_perm=n_perm) if table.true_label.nunique() > 1 else {}
         gain = single.get("roc_auc", {"low": None})
@@ -1601,7 +1660,7 @@ def evaluate_run(
         predictions, events = predict_part(run, side, device)
         write_csv(run / table_name, predictions)
         table = read_predictions(predictions, events)
-        facts = {"part": part} | assess(table, train, left_out=left_out, n_boot=n_boot, n_perm=n_perm) | {"left_out_note": why}
+        facts = {"part": part} | assess(table, train, left_out=left_out, selection=selection_of(table, part, run.path, n_perm), n_boot=n_boot, n_perm=n_perm) | {"left_out_note": why}
         write_json(run / "metrics" / metrics_name, facts)
         result[part] = (table, facts)
     return result
