@@ -1032,7 +1032,7 @@ def selection_of(
         return no_selection_record("it is not known whether these events selected the checkpoint, "
                                    "since no training history lies beside the table")
     epochs = len(read_json(past)["epoch"])
-    select_by = read_yaml(settings)["optim"]["select_by"] if settings.exists() else None
+    select_by = read_yaml(settings).get("optim", {}).get("select_by") if settings.exists() else None
     path = folder / VAL_EPOCHS
     if not path.exists():
         return stored_selection(path, epochs, select_by)

@@ -1060,6 +1060,20 @@ def test_the_stored_epochs_give_the_scores_of_the_history_and_of_the_selected_ep
     assert np.allclose(table.prob_tail, probs[t.best_epoch(h)], atol=1e-6)
 
 
+def test_the_table_of_the_evaluation_is_that_of_the_selected_epoch(whole, tmp_path):
+    from crosssuck.eval import evaluate_run
+    run, h = whole
+    shutil.copytree(run.path, tmp_path / "t" / "s0")
+    copy = RunFolder(tmp_path / "t" / "s0")
+    facts = evaluate_run(copy, device="cpu", n_boot=20, n_perm=20)
+    events, _, probs = read_val_epochs(copy / VAL_EPOCHS)
+    table = pd.read_csv(copy / "predictions_agg.csv").set_index("event_idx").loc[events.event_idx]
+    assert np.allclose(table.prob_tail, probs[t.best_epoch(h)], atol=1e-6)
+    record = read_json(copy / "metrics" / "metrics.json")["selection"]
+    assert (record["epochs"], record["select_by"]) == (2, "macro_f1") and "fewer than 8" in record["note"]   # 12 events: too few bouts
+    assert facts["test"][1]["selection"] is None
+
+
 def test_a_resumed_run_keeps_the_same_epochs_and_cuts_off_what_it_trains_again(whole, tmp_path):
     "Killed after epoch 2 was written, before the checkpoint knew of it: the column is replaced."
     run, _ = whole
