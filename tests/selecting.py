@@ -8,9 +8,11 @@ METRICS = list(AFTER_SELECTION)
 
 def stopped(is_tail: np.ndarray, probs: np.ndarray, select_by: str, patience: int | None) -> np.ndarray:
     "The epochs up to the one at which early stopping ends the training."
+    if patience is None:
+        return probs
     score = epoch_scores(is_tail[None], probs, select_by)[0]
     for k in range(len(score)):
-        if patience is not None and k - int(np.argmax(score[:k + 1])) >= patience:
+        if k - int(np.argmax(score[:k + 1])) >= patience:
             return probs[:k + 1]
     return probs
 

@@ -732,9 +732,9 @@ def test_too_few_bouts_or_unknown_bouts_give_no_test_and_say_so():
 def test_without_skill_the_test_with_the_selection_in_it_keeps_its_level_and_the_naive_one_does_not():
     import studies
     from selecting import rates
-    found = rates(studies.VALIDATION, 50, "roc_auc", n=120, n_perm=79)
+    found = rates(studies.VALIDATION, 50, "roc_auc", n=80, n_perm=79)
     assert found["naive"] >= 0.25
-    assert max(found[k] for k in metrics.AFTER_SELECTION) * 120 <= studies.at_most(0.035, 120)
+    assert max(found[k] for k in metrics.AFTER_SELECTION) * 80 <= studies.at_most(0.035, 80)
 
 
 def test_a_collapse_is_all_events_called_by_one_class():
