@@ -1014,10 +1014,6 @@ def which_part(table: pd.DataFrame, train: pd.DataFrame | None) -> str:
     return "validation" if set(table.group) & set(train.group) else "test"
 
 # %% ../nbs/07_eval.ipynb #07-202
-MEAN_SELECTED = ("the epoch of every member was selected on these events; what the selection adds to "
-                 "the score of their mean is not computed")
-TABLE_TOLERANCE = 0.05  # how far P(tail) of the same checkpoint may differ between two machines
-
 def selection_of(
     table: pd.DataFrame, # predictions of the scored events
     part: str,           # validation or test
@@ -1050,6 +1046,11 @@ def selection_of(
                                    "optimism of the selection is not computed", epochs, select_by)
     record = stored_selection(path, epochs, select_by, n_perm=n_perm)
     return _of_this_table(record, table, events, probs)
+
+# %% ../nbs/07_eval.ipynb #07-204
+MEAN_SELECTED = ("the epoch of every member was selected on these events; what the selection adds to "
+                 "the score of their mean is not computed")
+TABLE_TOLERANCE = 0.05  # how far P(tail) of the same checkpoint may differ between two machines
 
 def _of_this_table(record: dict, table: pd.DataFrame, events: pd.DataFrame, probs: np.ndarray) -> dict:
     "Keep a record only where the table holds the predictions of the selected epoch."

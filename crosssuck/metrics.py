@@ -822,6 +822,17 @@ def no_selection_record(
     return {"epochs": epochs, "select_by": select_by, "n_perm": 0, "chance": {}, "p_value": {},
             "observed": {}, "selected_epoch": None, "note": note}
 
+def _null_of_selection(is_tail: np.ndarray, unit: np.ndarray, probs: np.ndarray, select_by: str,
+                       n_perm: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    "Exchange labels of whole bouts and select again; permutations without one class are left out."
+    parts, block = [], max(1, BLOCK // max(probs.shape))
+    for begin in range(0, n_perm, block):
+        labels = exchange_bouts(is_tail, unit, min(block, n_perm - begin), rng)
+        labels = labels[labels.any(1) & ~labels.all(1)]
+        parts.append(selected_scores(labels, probs, select_by))
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+# %% ../nbs/04b_metrics.ipynb #04b-114
 def selection_record(
     is_tail: np.ndarray,             # (n,) bool
     bout: np.ndarray | None,         # (n,) bout of each event; None where it is not known
@@ -850,16 +861,6 @@ def selection_record(
             "chance": chance, "p_value": p_value,
             "observed": {m: float(found[m]) for m in AFTER_SELECTION},
             "selected_epoch": int(found["epoch"]) + 1, "note": ""}
-
-def _null_of_selection(is_tail: np.ndarray, unit: np.ndarray, probs: np.ndarray, select_by: str,
-                       n_perm: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    "Exchange labels of whole bouts and select again; permutations without one class are left out."
-    parts, block = [], max(1, BLOCK // max(probs.shape))
-    for begin in range(0, n_perm, block):
-        labels = exchange_bouts(is_tail, unit, min(block, n_perm - begin), rng)
-        labels = labels[labels.any(1) & ~labels.all(1)]
-        parts.append(selected_scores(labels, probs, select_by))
-    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 # %% ../nbs/04b_metrics.ipynb #04b-105
 VAL_EPOCHS = "val_epochs.csv"  # of a run: P(tail) of every validation event at every epoch
