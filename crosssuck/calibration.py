@@ -24,7 +24,7 @@ from scipy.special import expit, logit
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import COLOUR, LossConfig, UserError, contradiction, figure_png, read_table, read_yaml, stated, write_json, write_page
-from .metrics import (ECE_WORDS, SELECTION_WARNING, Live, bca, bout_codes, calibration_gaps, equal_bins, intervals, point_metrics,
+from .metrics import (ECE_WORDS, SELECTION_WARNING, Live, bca, bout_codes, equal_bins, intervals, point_metrics,
                                read_predictions)
 
 # %% ../nbs/08_calibration.ipynb #08-008

@@ -262,7 +262,8 @@ def split_verb(linked: Path, out: Out, scheme: Annotated[str, typer.Option(help=
                within_file: Annotated[bool, typer.Option("--within-file", help="bouts end with their file, the lab's older rule")] = False,
                criteria: Annotated[Optional[Path], typer.Option(help="YAML of the criteria in force, whose hash split.json keeps; configs/criteria_lab.yaml if not given")] = None):
     "Split ear and tail events into train, validation and test."
-    from crosssuck.splits import CRITERIA_FILE, count_sides, make_split, read_folds
+    from crosssuck.core import CRITERIA
+    from crosssuck.splits import count_sides, make_split, read_folds
     groups = None if ood is None else numbers(ood, "--ood")
     make_split(linked, out, scheme, ood_groups=groups, split_seed=split_seed, val_share=val_share, within_file=within_file, criteria=given(criteria))
     for fold, one in read_folds(out).items():
@@ -272,7 +273,7 @@ def split_verb(linked: Path, out: Out, scheme: Annotated[str, typer.Option(help=
             typer.echo(f"note: {note}")
     rules = one.facts["criteria"]
     typer.echo(f"criteria in force: {rules['file']}, SHA-256 {rules['sha256'][:12]}" if rules
-               else f"criteria in force: none, {CRITERIA_FILE} does not exist")
+               else f"criteria in force: none, {CRITERIA} does not exist")
 
 # %% ../nbs/12_cli.ipynb #12-030
 def numbers(text: str, where: str) -> tuple[int, ...]:

@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BANDS', 'SMALL', 'CELL_METRICS', 'MET', 'NOT_MET',
-           'UNKNOWN', 'CRITERIA_RULE', 'SELECTED_EPOCH', 'PAGE_STYLE', 'MOOD', 'PAIRED', 'SELECTED_NOTE', 'span_words',
-           'of_100', 'case_of', 'next_step', 'answers', 'beaten', 'standing_figure', 'usual_table', 'confusion_table',
-           'unsaid_table', 'headline', 'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts',
-           'curves_figure', 'cells', 'cell_facts', 'breakdown', 'decide', 'poisson_ci', 'criteria', 'expectations',
-           'most_wrong', 'wrong_by', 'failures', 'error_source', 'film_strips', 'strip_picture', 'failure_words',
-           'gallery_figure', 'failure_browser', 'seen_table', 'cameras_of', 'datasheet', 'model_card', 'card_limits',
-           'as_markdown', 'write_report', 'greyed', 'first_screen', 'defined', 'report_blocks', 'shown', 'assess',
-           'which_part', 'evaluate', 'trained', 'find_run', 'gallery', 'write_cards', 'selection_of', 'flip_test',
-           'event_shares', 'macro_f1', 'flip_f1', 'judge', 'over_seeds', 'paired_judged', 'widened', 'paired',
-           'judge_pairs', 'experiment_of', 'seed_noise', 'unit_facts', 'collect_items', 'align', 'compare_part',
-           'seed_words', 'comparison_figure', 'compare', 'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble',
-           'predict_part', 'predict_left_out', 'evaluate_run']
+           'UNKNOWN', 'CRITERIA_RULE', 'SELECTED_EPOCH', 'PAGE_STYLE', 'MOOD', 'MEAN_SELECTED', 'TABLE_TOLERANCE',
+           'PAIRED', 'SELECTED_NOTE', 'span_words', 'of_100', 'case_of', 'next_step', 'answers', 'beaten',
+           'standing_figure', 'usual_table', 'confusion_table', 'unsaid_table', 'headline', 'confusion_figure',
+           'bout_weights', 'curve_points', 'curve_facts', 'curves_figure', 'cells', 'cell_facts', 'breakdown', 'decide',
+           'poisson_ci', 'criteria', 'expectations', 'most_wrong', 'wrong_by', 'failures', 'error_source',
+           'film_strips', 'strip_picture', 'failure_words', 'gallery_figure', 'failure_browser', 'seen_table',
+           'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown', 'write_report', 'greyed',
+           'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part', 'selection_of', 'evaluate',
+           'trained', 'find_run', 'gallery', 'write_cards', 'flip_test', 'event_shares', 'macro_f1', 'flip_f1', 'judge',
+           'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs', 'experiment_of', 'seed_noise',
+           'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure', 'compare',
+           'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble', 'predict_part', 'predict_left_out',
+           'evaluate_run']
 
 # %% ../nbs/07_eval.ipynb #07-003
 import itertools
@@ -41,6 +42,7 @@ from .metrics import (ECE_WORDS, FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criter
                                reworded, selecting, verdict_parts)
 from .metrics import (Live, Scorer, bca, between_test, check_predictions, deciding, intervals, leave_one_out,
                                left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure, summarise)
+from .metrics import VAL_EPOCHS, class_collapse, no_selection_record, read_val_epochs, stored_selection
 from .splits import assign_bouts, log_test_look, read_part, video_key
 
 # %% ../nbs/07_eval.ipynb #07-010
@@ -564,7 +566,7 @@ def _repeat_row(facts: dict | None, part: str, most_excess: float) -> dict:
     return _row(name, asked, found, decide({"low": low, "high": high}, under=most, n=f"n = {seen['n']} events"))
 
 # %% ../nbs/07_eval.ipynb #07-053
-def _training_row(history: dict | None, select_by: str) -> dict:
+def _training_row(history: dict | None, select_by: str, support: dict | None = None) -> dict:
     "Decide whether the training had a NaN, or ended in one class."
     name, asked = "training without NaN or collapse", "losses are numbers; no one-class epoch from the selected one on"
     if not history or not history.get("epoch"):
@@ -574,13 +576,18 @@ def _training_row(history: dict | None, select_by: str) -> dict:
     if lost:
         return _row(name, asked, f"the loss of epoch {lost[0]} is not a number", NOT_MET)
     key = {"f1_tail": "val_tail_f1"}.get(select_by, f"val_{select_by}")
-    score, recall, f1 = (np.array(history[k], float) for k in (key if key in history else "val_macro_f1", "val_tail_recall", "val_macro_f1"))
+    score, recall = (np.array(history[k], float) for k in (key if key in history else "val_macro_f1", "val_tail_recall"))
     first = int(np.nanargmax(score)) if np.isfinite(score).any() else 0
-    one = np.flatnonzero((recall == 0) | ((recall == 1) & (f1 <= 0.5)))  # all ear, or all tail
+    which = class_collapse(history, support)
+    one = [k for k, name in enumerate(which) if name]
     late = [epoch[k] for k in one if k >= first]
+    silent = [epoch[k] for k, name in enumerate(which) if name is None and k >= first]
     if late:
         return _row(name, asked, f"one class alone in {len(late)} epochs from epoch {late[0]} on", NOT_MET)
-    early = f"; epoch {epoch[one[0]]} had one class and recovered" if len(one) else ""
+    if silent:
+        why = f"the number of events called tail is not known in {len(silent)} epochs, first in epoch {silent[0]}"
+        return _row(name, asked, why, f"{UNKNOWN}: tail recall and F1 alone do not say whether one class was called")
+    early = f"; epoch {epoch[one[0]]} had one class and recovered" if one else ""
     return _row(name, asked, f"{len(epoch)} epochs, lowest tail recall {np.nanmin(recall):.2f}{early}", MET)
 
 # %% ../nbs/07_eval.ipynb #07-054
@@ -636,7 +643,7 @@ def criteria(
         which = (test, "test") if test else (val, "validation")
         rows.append(_repeat_row(*which, lab.repeated_values.most_excess))
     if lab.training:
-        rows.append(_training_row(history, select_by))
+        rows.append(_training_row(history, select_by, val and val["support"]))
     rows += [_metric_row(line, val) for line in lab.metrics if line.part == "validation"]
     if lab.epoch_recall:
         rows.append(_epoch_row(lab.epoch_recall, history, val))
@@ -1108,11 +1115,13 @@ def assess(
     *,
     left_out: pd.DataFrame | None = None, # predictions of behaviours that were left out
     criteria: str | os.PathLike | None = None, # file of the lab's criteria; the project's own if not given
+    selection: dict | None = None,        # of `selection_of`
     n_boot: int = 2000, n_perm: int = 1000,
 ) -> dict: # as metrics.json
     "Summarise a table: metrics, cells, abstaining, behaviours left out, repeated values, where the errors lie."
     lab, source = read_criteria(criteria)
-    facts = summarise(table, train=train, useful=lab and lab.useful_roc_auc, n_boot=n_boot, n_perm=n_perm)
+    facts = summarise(table, train=train, selection=selection, useful=lab and lab.useful_roc_auc,
+                      n_boot=n_boot, n_perm=n_perm)
     facts |= {"criteria_source": source} | {"repeated_values": repeated_values(table.prob_tail)}
     is_tail, prob, known = (table.true_label == "tail").to_numpy(), table.prob_tail.to_numpy(float), "bout_id" in table and (table.bout_id != "").all()
     few = min(n_boot, 500)
@@ -1127,6 +1136,56 @@ def which_part(table: pd.DataFrame, train: pd.DataFrame | None) -> str:
     if train is None or "group" not in table:
         return "validation"
     return "validation" if set(table.group) & set(train.group) else "test"
+
+# %% ../nbs/07_eval.ipynb #07-202
+def selection_of(
+    table: pd.DataFrame, # predictions of the scored events
+    part: str,           # validation or test
+    folder: Path | None, # where the run's files lie; None where it is not known
+    n_perm: int = 1000,
+) -> dict | None: # as `selection_record`; None where these events selected nothing
+    "Record how the selection of the epoch on these events raises their scores."
+    if part == "test":
+        return None
+    past, settings = (None if folder is None else folder / f for f in ("training_history.json", "config.yaml"))
+    if past is None or not past.exists():
+        return no_selection_record("it is not known whether these events selected the checkpoint, "
+                                   "since no training history lies beside the table")
+    epochs = len(read_json(past)["epoch"])
+    select_by = read_yaml(settings).get("optim", {}).get("select_by") if settings.exists() else None
+    path = folder / VAL_EPOCHS
+    if not path.exists():
+        return stored_selection(path, epochs, select_by)
+    if select_by is None:
+        return no_selection_record("config.yaml is missing, so it is not known which metric selected the "
+                                   "epoch", epochs)
+    events, _, probs = read_val_epochs(path)
+    known = set(events["event_idx"])
+    scored = set(table["event_idx"]) if "event_idx" in table else set()
+    if scored and not scored & known:
+        return None
+    if scored != known:
+        why = "the table has no event_idx" if not scored else f"{len(scored & known)} of {len(scored)} scored events"
+        return no_selection_record(f"{VAL_EPOCHS} holds other events than the table ({why}), so the "
+                                   "optimism of the selection is not computed", epochs, select_by)
+    record = stored_selection(path, epochs, select_by, n_perm=n_perm)
+    return _of_this_table(record, table, events, probs)
+
+# %% ../nbs/07_eval.ipynb #07-204
+MEAN_SELECTED = ("the epoch of every member was selected on these events; what the selection adds to "
+                 "the score of their mean is not computed")
+TABLE_TOLERANCE = 0.05  # how far P(tail) of the same checkpoint may differ between two machines
+
+def _of_this_table(record: dict, table: pd.DataFrame, events: pd.DataFrame, probs: np.ndarray) -> dict:
+    "Keep a record only where the table holds the predictions of the selected epoch."
+    if record["selected_epoch"] is None:
+        return record
+    chosen = pd.Series(probs[record["selected_epoch"] - 1], events["event_idx"])
+    gap = float(np.abs(chosen.loc[table["event_idx"]].to_numpy() - table["prob_tail"].to_numpy()).max())
+    if gap <= TABLE_TOLERANCE:
+        return record
+    return no_selection_record(f"the table differs from the predictions of the selected epoch by up to {gap:.2f}, "
+                               "so the optimism of the selection is not computed", record["epochs"], record["select_by"])
 
 # %% ../nbs/07_eval.ipynb #07-095
 def evaluate(
@@ -1149,8 +1208,10 @@ def evaluate(
         left_out = run / "left_out_predictions.csv"
     part = part or which_part(table, train)
     left_out = None if left_out is None else read_left_out(left_out)
-    facts = {"part": part} | assess(table, train, left_out=left_out, criteria=criteria, n_boot=n_boot, n_perm=n_perm)
-    facts = judged(facts | selection_of(predictions, part))
+    beside = run.path if run is not None else Path(predictions).parent if isinstance(predictions, str | os.PathLike) else None
+    facts = {"part": part} | assess(table, train, left_out=left_out, criteria=criteria,
+                                    selection=selection_of(table, part, beside, n_perm), n_boot=n_boot, n_perm=n_perm)
+    facts = judged(facts)
     if out is not None:
         (Path(out) / "metrics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
         cards = write_cards(manifest, run, Path(out))
@@ -1199,17 +1260,6 @@ def write_cards(manifest: object, run: RunFolder | None, out: Path) -> list:
             write_text(out / f"{name}.md", as_markdown(title, made))
             blocks += [f"# {title}", *made]
     return blocks
-
-# %% ../nbs/07_eval.ipynb #07-184
-def selection_of(predictions: object, part: str) -> dict: # {"selection": …}; empty where it is not recorded
-    "Read the record of the selection that lies beside a run's own table of validation predictions."
-    if part == "test":
-        return {"selection": None}
-    here = Path(predictions) if isinstance(predictions, str | os.PathLike) else None
-    if here is None or here.name != RUN_TABLES["validation"] or not (here.parent / "metrics/metrics.json").exists():
-        return {}
-    told = read_json(here.parent / "metrics/metrics.json")
-    return {"selection": told["selection"]} if "selection" in told else {}
 
 # %% ../nbs/07_eval.ipynb #07-100
 def flip_test(
@@ -1661,7 +1711,8 @@ def ensemble(
     made = {p: mean_predictions(t, by) for p, t in tables.items()}
     train, facts, told = _side_of(members[0], "train"), {}, []
     for part, table in made.items():
-        facts[part] = judged({"part": part} | assess(table, train, n_boot=n_boot, n_perm=n_perm))
+        chosen = no_selection_record(MEAN_SELECTED) if part == "validation" else None
+        facts[part] = judged({"part": part} | assess(table, train, selection=chosen, n_boot=n_boot, n_perm=n_perm))
         single = paired_judged([judge(table, n_boot)], [judge(t, n_boot) for t in align(tables[part])[0].values()],
                                n_perm=n_perm) if table.true_label.nunique() > 1 else {}
         gain = single.get("roc_auc", {"low": None})
@@ -1762,8 +1813,9 @@ def evaluate_run(
         if part == "test":
             log_test_look(config.data.split_dir, predictions, run=run.name, checkpoint=run / "best.ckpt")
         table = read_predictions(predictions, events)
-        facts = {"part": part} | assess(table, train, left_out=left_out, n_boot=n_boot, n_perm=n_perm) | {"left_out_note": why}
-        facts = judged(facts)
+        chosen = selection_of(table, part, run.path, n_perm)
+        facts = assess(table, train, left_out=left_out, selection=chosen, n_boot=n_boot, n_perm=n_perm)
+        facts = judged({"part": part} | facts | {"left_out_note": why})
         write_json(run / "metrics" / metrics_name, facts)
         result[part] = (table, facts)
     return result

@@ -4,16 +4,19 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_BINS', 'DEFINITIONS', 'ECE_METRICS', 'ECE_WORDS',
-           'BLOCK', 'LEVEL', 'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METHOD_ECE', 'METADATA', 'FIELD_WORDS', 'NO_BOUTS',
-           'SELECTION_WARNING', 'SELECTED_BY', 'check_predictions', 'read_predictions', 'other_class_overlap',
-           'join_manifest', 'equal_bins', 'not_computed', 'calibration_gaps', 'Scorer', 'point_metrics', 'bout_codes',
-           'resample', 'leave_one_out', 'bca', 'deciding', 'bin_noise', 'ece_intervals', 'intervals', 'coin_scores',
-           'trivial_scores', 'metadata_table', 'metadata_fields', 'metadata_baseline', 'exchange_bouts',
+           'BLOCK', 'LEVEL', 'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METHOD_ECE', 'METADATA', 'SELECTORS',
+           'AFTER_SELECTION', 'VAL_EPOCHS', 'FIELD_WORDS', 'NO_BOUTS', 'SELECTION_WARNING', 'SELECTED_BY',
+           'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest', 'equal_bins',
+           'not_computed', 'calibration_gaps', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out',
+           'bca', 'deciding', 'bin_noise', 'ece_intervals', 'intervals', 'coin_scores', 'trivial_scores', 'called_tail',
+           'class_collapse', 'metadata_table', 'metadata_fields', 'metadata_baseline', 'exchange_bouts',
            'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage', 'risk_figure',
            'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'between_share', 'between_test',
            'MetricLine', 'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria', 'read_criteria', 'Live',
-           'selecting', 'call', 'line_excluded', 'verdict', 'judged', 'reworded', 'verdict_parts', 'bound', 'ci_words',
-           'excluded_words', 'line_words', 'optimism_words', 'paired_difference', 'summarise']
+           'epoch_scores', 'selected_scores', 'no_selection_record', 'selection_record', 'read_val_epochs',
+           'stored_selection', 'selection_sentence', 'selecting', 'call', 'line_excluded', 'verdict', 'judged',
+           'reworded', 'verdict_parts', 'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words',
+           'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -494,6 +497,47 @@ def trivial_scores(
     n = len(is_tail)
     return {"always_ear": point_metrics(is_tail, np.zeros(n)), "always_tail": point_metrics(is_tail, np.ones(n)), "coin": coin_scores(is_tail)}
 
+# %% ../nbs/04b_metrics.ipynb #04b-111b
+def called_tail(
+    history: dict,           # lists of a training_history.json, a value an epoch
+    support: dict[str, int], # ear and tail events of validation
+) -> np.ndarray: # (epochs,) events called tail; NaN where it cannot be told
+    "Count the validation events called tail; from recall and F1 where the number was not kept."
+    known, recall, f1, macro = (_history_list(history, k) for k in _COLLAPSE_KEYS)
+    n_ear, n_tail, ear_f1 = support["ear"], support["tail"], 2 * macro  # where f1 of tail is 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        derived = np.where(f1 > 0, np.round(2 * recall * n_tail / f1 - n_tail), np.nan)
+        wrong = np.round((2 * n_ear - ear_f1 * (2 * n_ear + n_tail)) / (2 - ear_f1))
+    derived = np.where((recall == 0) & (wrong >= 0), wrong, derived)
+    return np.where(np.isfinite(known), known, derived)
+
+_COLLAPSE_KEYS = ("val_predicted_tail", "val_tail_recall", "val_tail_f1", "val_macro_f1")
+
+def _history_list(history: dict, key: str) -> np.ndarray:
+    return np.array(history.get(key) or [None] * len(history["epoch"]), dtype=float)
+
+# %% ../nbs/04b_metrics.ipynb #04b-112b
+def class_collapse(
+    history: dict,                         # lists of a training_history.json, a value an epoch
+    support: dict[str, int] | None = None, # ear and tail events; from the history where it has them
+) -> list[str | None]: # an epoch each: ear or tail = all called so; "" = both; None = cannot be told
+    "Say of every epoch whether it called all validation events by one class."
+    if support is None and history.get("val_n_ear") and history.get("val_n_tail"):
+        support = {"ear": int(history["val_n_ear"][-1]), "tail": int(history["val_n_tail"][-1])}
+    known, recall, f1, macro = (_history_list(history, k) for k in _COLLAPSE_KEYS)
+    both = (recall > 0) & (recall < 1)  # some tail events were called tail, some were not
+    if support is None:
+        all_ear = known == 0
+        # every tail event found: either no ear event was called ear (its F1 is 0), or some were
+        all_tail = (recall == 1) & np.isclose(2 * macro, f1, atol=1e-6)
+        both |= (known > 0) & (recall < 1) | (recall == 1) & (2 * macro > f1 + 1e-6)
+    else:
+        called = called_tail(history, support)
+        all_ear, all_tail = called == 0, called == support["ear"] + support["tail"]
+        both |= np.isfinite(called) & ~all_ear & ~all_tail
+    return ["ear" if e else "tail" if t else "" if b else None
+            for e, t, b in zip(all_ear, all_tail, both, strict=True)]
+
 # %% ../nbs/04b_metrics.ipynb #04b-050
 METADATA = {"hour": True, "day": True, "camera_id": True,                # a deployed system has them
             "group": False, "pen_location": False, "duration_sec": False} # it has not
@@ -895,6 +939,168 @@ class Live:
         batch = os.environ.get("IN_TEST")  # set for every notebook that is executed for a page or a test
         return picture if batch else {**self.widget._repr_mimebundle_(), **picture}
 
+# %% ../nbs/04b_metrics.ipynb #04b-102
+SELECTORS = ("macro_f1", "roc_auc", "average_precision", "f1_tail")  # what may select an epoch
+AFTER_SELECTION = ("roc_auc", "macro_f1", "average_precision", "recall_tail", "f1_tail")
+
+def epoch_scores(
+    labels: np.ndarray,  # (B, n) bool: is tail; a row a permutation
+    probs: np.ndarray,   # (E, n) float: P(tail) of each epoch
+    metric: str,         # one of AFTER_SELECTION
+) -> np.ndarray: # (B, E); NaN where a class is missing
+    "Compute one metric of every epoch under every row of labels."
+    from scipy.stats import rankdata
+    y, probs = np.asarray(labels, float), np.asarray(probs, float)
+    n, n_tail = y.shape[1], y.sum(1, keepdims=True)
+    if metric == "average_precision":
+        return np.column_stack([_average_precision(y, p) for p in probs])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if metric == "roc_auc":
+            ranks = rankdata(probs, axis=1)
+            return (y @ ranks.T - n_tail * (n_tail + 1) / 2) / (n_tail * (n - n_tail))
+        call = (probs >= 0.5).astype(float)
+        tt, called = y @ call.T, call.sum(1)
+        et, te = called - tt, n_tail - tt
+        counts = np.stack([n - n_tail - et, et, te, tt], axis=-1).reshape(-1, 4)
+        counts = np.column_stack([counts, np.zeros((len(counts), 1 + 2 * ECE_BINS))])
+        return _counted(counts)[metric].reshape(tt.shape)
+
+def _average_precision(labels: np.ndarray, prob: np.ndarray) -> np.ndarray:
+    "Compute the average precision of one epoch under every row of labels (B, n)."
+    order = np.argsort(prob, kind="stable")
+    tail, ties = labels[:, order], np.flatnonzero(np.r_[True, np.diff(prob[order]) > 0])
+    tail, ear = (np.add.reduceat(x, ties, axis=1) for x in (tail, 1 - tail))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _ranked(tail, ear)["average_precision"]
+
+# %% ../nbs/04b_metrics.ipynb #04b-103
+def selected_scores(
+    labels: np.ndarray,  # (B, n) bool: is tail; a row a permutation
+    probs: np.ndarray,   # (E, n) float: P(tail) of each epoch
+    select_by: str,      # one of SELECTORS
+) -> dict[str, np.ndarray]: # `epoch` (B,) from 0, and each metric of AFTER_SELECTION (B,)
+    "Select the best epoch under every row of labels, and give the metrics of that epoch."
+    score = epoch_scores(labels, probs, select_by)
+    chosen = np.where(np.isnan(score), -np.inf, score).argmax(1)  # the first of equals
+    out, rows = {"epoch": chosen}, np.arange(len(labels))
+    for m in AFTER_SELECTION:
+        if m != "average_precision" or select_by == m:
+            out[m] = (score if select_by == m else epoch_scores(labels, probs, m))[rows, chosen]
+    if "average_precision" not in out:  # sorts: the selected epochs alone
+        out["average_precision"] = np.empty(len(labels))
+        for e in np.unique(chosen):
+            of_e = chosen == e
+            out["average_precision"][of_e] = _average_precision(labels[of_e].astype(float), probs[e])
+    return out
+
+# %% ../nbs/04b_metrics.ipynb #04b-104
+def no_selection_record(
+    note: str,                    # why the optimism of the selection is not computed
+    epochs: int | None = None,
+    select_by: str | None = None,
+) -> dict: # as `selection_record`, without figures
+    "Record a selection whose optimism cannot be computed."
+    return {"epochs": epochs, "select_by": select_by, "n_perm": 0, "chance": {}, "p_value": {},
+            "observed": {}, "selected_epoch": None, "note": note}
+
+def _null_of_selection(is_tail: np.ndarray, unit: np.ndarray, probs: np.ndarray, select_by: str,
+                       n_perm: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    "Exchange labels of whole bouts and select again; permutations without one class are left out."
+    parts, block = [], max(1, BLOCK // max(probs.shape))
+    for begin in range(0, n_perm, block):
+        labels = exchange_bouts(is_tail, unit, min(block, n_perm - begin), rng)
+        labels = labels[labels.any(1) & ~labels.all(1)]
+        parts.append(selected_scores(labels, probs, select_by))
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+# %% ../nbs/04b_metrics.ipynb #04b-114b
+def selection_record(
+    is_tail: np.ndarray,             # (n,) bool
+    bout: np.ndarray | None,         # (n,) bout of each event; None where it is not known
+    probs: np.ndarray,               # (E, n) float: P(tail) of each epoch, the first epoch first
+    *,
+    select_by: str = "macro_f1",     # one of SELECTORS
+    n_perm: int = 1000,
+    seed: int = 0,
+) -> dict: # epochs, select_by, n_perm, chance, p_value, observed, selected_epoch (from 1), note
+    "Test the selected epoch against selected epochs without skill: permute bouts, select again."
+    is_tail, probs = np.asarray(is_tail, bool), np.asarray(probs, float)
+    if bout is None:
+        return no_selection_record(NO_BOUTS, len(probs), select_by)
+    unit = bout_codes(bout)
+    few = min(len(np.unique(unit[is_tail])), len(np.unique(unit[~is_tail])))
+    if few < MIN_UNITS:
+        note = f"no test: {few} bouts hold events of the rarer class, fewer than {MIN_UNITS}"
+        return no_selection_record(note, len(probs), select_by)
+    found = {k: v[0] for k, v in selected_scores(is_tail[None], probs, select_by).items()}
+    null = _null_of_selection(is_tail, unit, probs, select_by, n_perm, np.random.default_rng(seed))
+    chance, p_value = {}, {}
+    for m in AFTER_SELECTION:
+        chance[m] = {"mean": float(null[m].mean()), "high": float(np.quantile(null[m], 0.975))}
+        p_value[m] = float((1 + (null[m] >= found[m] - 1e-12).sum()) / (1 + len(null[m])))
+    return {"epochs": len(probs), "select_by": select_by, "n_perm": len(null["epoch"]),
+            "chance": chance, "p_value": p_value,
+            "observed": {m: float(found[m]) for m in AFTER_SELECTION},
+            "selected_epoch": int(found["epoch"]) + 1, "note": ""}
+
+# %% ../nbs/04b_metrics.ipynb #04b-105
+VAL_EPOCHS = "val_epochs.csv"  # of a run: P(tail) of every validation event at every epoch
+
+def read_val_epochs(
+    path: str | os.PathLike, # a val_epochs.csv
+) -> tuple[pd.DataFrame, list[int], np.ndarray]: # event_idx, true_label, bout_id; epochs; (E, n)
+    "Read the validation predictions of every epoch."
+    table = read_table(path, need=("event_idx", "true_label", "bout_id"), integer=("event_idx",))
+    names = [c for c in table if c.startswith("epoch_") and c[6:].isdigit()]
+    try:
+        probs = np.array([[float(p) for p in table[c]] for c in names]).reshape(-1, len(table))
+    except ValueError as e:
+        raise UserError(str(e), where=path, remedy="train the run again") from None
+    return table[["event_idx", "true_label", "bout_id"]], [int(c[6:]) for c in names], probs
+
+def stored_selection(
+    path: str | os.PathLike,         # a val_epochs.csv; it need not exist
+    epochs: int,                     # in the history of the same run
+    select_by: str,
+    *,
+    n_perm: int = 1000,
+) -> dict: # as `selection_record`
+    "Record the selection of a run from the predictions that it keeps."
+    if not Path(path).exists():
+        why = ("the validation predictions of every epoch were not stored, "
+               "so how much the selection adds to the score cannot be computed")
+        return no_selection_record(why, epochs, select_by)
+    events, stored, probs = read_val_epochs(path)
+    if stored != list(range(1, epochs + 1)) or not np.isfinite(probs).all():
+        why = (f"{Path(path).name} holds {len(stored)} of {epochs} epochs with finite values, "
+               "so how much the selection adds to the score cannot be computed")
+        return no_selection_record(why, epochs, select_by)
+    bout = events["bout_id"].to_numpy() if (events["bout_id"] != "").all() else None
+    is_tail = (events["true_label"] == "tail").to_numpy()
+    return selection_record(is_tail, bout, probs, select_by=select_by, n_perm=n_perm)
+
+# %% ../nbs/04b_metrics.ipynb #04b-106
+def selection_sentence(
+    record: dict, # of `selection_record`
+    metric: str,  # the metric that is shown
+    words: str,   # its name
+) -> str: # one or two sentences
+    "Say that a score is the best of several epochs, and what a model without skill would reach."
+    epochs, chance = record["epochs"], record["chance"].get(metric)
+    if epochs == 1:
+        return "One epoch was trained, so the validation events selected nothing."
+    first = (f"The {words} of the selected epoch is the best of {epochs} evaluations on the same "
+             "validation events, so it is too high")
+    if record["select_by"] != metric:
+        first = (f"The epoch was selected as the best of {epochs} on the same validation events, "
+                 f"so its {words} may be too high")
+    if not chance:
+        return f"{first}; {record['note']}."
+    p, found = record["p_value"][metric], record["observed"][metric]
+    return (f"{first}. After the same selection a model without skill reaches {chance['mean']:.3f} on "
+            f"average and more than {chance['high']:.3f} in 2.5 % of cases; this run has {found:.3f} "
+            f"(permutation of whole bouts, {record['n_perm']:,} times: p = {p:.3f}).")
+
 # %% ../nbs/04b_metrics.ipynb #04b-087
 FIELD_WORDS = {"hour": "hour", "day": "day", "camera_id": "camera",
                "group": "group", "pen_location": "place in the pen", "duration_sec": "duration"}
@@ -1166,6 +1372,7 @@ def summarise(
     *,
     train: pd.DataFrame | str | os.PathLike | None = None, # training side, for the metadata baselines
     useful: float | None = None, # the lab's line of usefulness of a ROC AUC
+    selection: dict | None = None, # of `selection_record`; None where these events selected nothing
     n_boot: int = 2000,
     n_perm: int = 1000,
     seed: int = 0,
@@ -1179,7 +1386,8 @@ def summarise(
          "confusion_matrix": [[int((row & ~said).sum()), int((row & said).sum())] for row in (~is_tail, is_tail)],
          "n_scores": int(len(np.unique(prob))), "intervals": {}, "no_interval": dict.fromkeys(METRICS, NO_BOUTS),
          "baselines": {**trivial_scores(is_tail), "coin_same_rate": coin_scores(is_tail, float(said.mean()))},
-         "metadata_fields": {}, "no_baseline": {}, "differences": {}, "permutation": None, "definitions": DEFINITIONS}
+         "metadata_fields": {}, "no_baseline": {}, "differences": {}, "permutation": None, "definitions": DEFINITIONS,
+         "selection": selection}
     if useful is not None:
         s["useful_roc_auc"] = useful
     if bout is not None:

@@ -6,15 +6,15 @@
 __all__ = ['LAB_KEYS', 'OWN_KEYS', 'SELECTED', 'GAP', 'RECALL', 'TRIVIAL', 'NEVER_LOOKS', 'ASK', 'COVERAGE', 'QUESTIONS',
            'CURVES', 'MOVING', 'FAULTS', 'focal_loss', 'soft_targets', 'old_focal_loss', 'clip_loss', 'class_weights',
            'corrections', 'learning_rate', 'mix', 'read_history', 'values', 'best_epoch', 'warmup_epochs',
-           'called_tail', 'blind_guess', 'Finding', 'Past', 'about_best', 'about_gap', 'about_tail_recall',
-           'about_loss', 'trivial_floor', 'validation_support', 'chance_line', 'chance_unasked', 'collapse_unasked',
-           'about_chance', 'about_collapse', 'about_coverage', 'about_nan', 'answers', 'findings', 'guards',
+           'blind_guess', 'Finding', 'Past', 'about_best', 'about_gap', 'about_tail_recall', 'about_loss',
+           'trivial_floor', 'validation_support', 'chance_line', 'chance_unasked', 'collapse_unasked', 'about_chance',
+           'about_collapse', 'about_coverage', 'about_nan', 'about_selection', 'answers', 'findings', 'guards',
            'learning_curve', 'read_support', 'curves', 'class_counts', 'check_sides', 'fixed_part', 'Loop',
            'start_loop', 'earlier_weights', 'ready', 'train_step', 'step_seed', 'gradient', 'backward',
            'fewer_at_a_time', 'note_batch', 'Requeue', 'stop_signals', 'heed', 'until_asked', 'train_epoch',
-           'epoch_row', 'table_loss', 'all_metrics', 'score_sides', 'close_epoch', 'epoch_line', 'save_loop',
-           'load_loop', 'same_tables', 'run_notes', 'record_sources', 'fit', 'is_finished', 'with_fault', 'over_seeds',
-           'fault_costs', 'cost_figure']
+           'epoch_row', 'table_loss', 'all_metrics', 'keep_predictions', 'kept_predictions', 'cut_predictions',
+           'score_sides', 'close_epoch', 'epoch_line', 'save_loop', 'load_loop', 'same_tables', 'run_notes',
+           'record_sources', 'fit', 'is_finished', 'with_fault', 'over_seeds', 'fault_costs', 'cost_figure']
 
 # %% ../nbs/06_train.ipynb #06-003
 import contextlib
@@ -38,10 +38,14 @@ from torchvision import tv_tensors
 from torchvision.ops import StochasticDepth
 from torchvision.transforms import v2
 
-from .core import (CLASSES, COLOUR, Config, LossConfig, OptimConfig, RunFolder, UserError, at_root, atomic_path, figure_png,
-                            make_config, progress, provenance, read_json, read_table, read_yaml, sha256_file, verify_hash, write_json, write_page, write_text)
+from .core import (CLASSES, COLOUR, Config, LossConfig, OptimConfig, RunFolder, UserError, as_csv, at_root, atomic_path, figure_png,
+                            make_config, progress, provenance, read_json, read_table, read_yaml, sha256_file, verify_hash, write_csv,
+                            write_json, write_page, write_text)
 from .inputs import Batch, EventSet, eval_batches, load_events, train_batches, view_sentence, window_span
-from .metrics import LEVEL, METRICS, MIN_UNITS, Scorer, bca, bout_codes, deciding, leave_one_out, point_metrics, resample, trivial_scores
+from .metrics import (LEVEL, METRICS, MIN_UNITS, VAL_EPOCHS, Scorer, bca, bout_codes,
+                               called_tail, class_collapse, deciding, leave_one_out, point_metrics,
+                               resample, selection_sentence, stored_selection,
+                               trivial_scores)
 from .model import (Classifier, Machine, build_model, choose_machine, count_parameters, halved, input_notes, input_spec, load_state, need_torch,
                              predict, read_tensors, save_checkpoint)
 
@@ -195,19 +199,6 @@ def warmup_epochs(
     return 0 if peak == 0 and not used[0] < lr[0] else peak + 1
 
 # %% ../nbs/06_train.ipynb #06-031
-def called_tail(
-    history: dict,
-    support: dict[str, int], # ear and tail events of validation
-) -> np.ndarray: # (epochs,) events called tail; NaN where it cannot be told
-    "Say how many validation events each epoch called tail; from recall and F1 where it was not written down."
-    known, recall, f1 = (values(history, k) for k in ("val_predicted_tail", "val_tail_recall", "val_tail_f1"))
-    n_ear, n_tail, ear_f1 = support["ear"], support["tail"], 2 * values(history, "val_macro_f1")   # where no tail event was found
-    with np.errstate(divide="ignore", invalid="ignore"):
-        derived = np.where(f1 > 0, np.round(2 * recall * n_tail / f1 - n_tail), np.nan)
-        wrong = np.round((2 * n_ear - ear_f1 * (2 * n_ear + n_tail)) / (2 - ear_f1))
-    derived = np.where((recall == 0) & (wrong >= 0), wrong, derived)
-    return np.where(np.isfinite(known), known, derived)
-
 def blind_guess(
     n_ear: int,
     n_tail: int,
@@ -233,6 +224,7 @@ class Past:
     history: dict
     support: dict[str, int] | None  # ear and tail events of validation, where known
     select_by: str
+    record: dict | None = None      # of `stored_selection`, where it is known
     def __getitem__(self, key: str) -> np.ndarray: return values(self.history, key)
     @property
     def epochs(self) -> list[int]: return [int(e) for e in self.history["epoch"]]
@@ -335,16 +327,18 @@ def chance_unasked(past: Past) -> Finding:
     return Finding("at_chance", past.epochs[k], words)
 
 def collapse_unasked(past: Past) -> Finding | None:
-    "Name a collapse where the number of validation events is not known: by tail recall and macro F1 alone."
-    recall, macro = past["val_tail_recall"], past["val_macro_f1"]
-    to_tail = (recall == 1) & (macro <= NEVER_LOOKS)
-    one = np.flatnonzero(to_tail | (recall == 0))
-    if not len(one):
-        return None
-    k = one[0]
-    sign = f"tail, tail recall is 1 and macro F1 {macro[k]:.3f}" if to_tail[k] else "ear, tail recall is 0"
-    words = f"Collapse: epoch {past.epochs[k]} leans on {sign}; so do {len(one)} of {_epochs(len(past.epochs))} on one class. To count the events, {ASK}."
-    return Finding("collapse", past.epochs[k], words, True)
+    "Name a collapse that recall and F1 prove without the number of validation events, or say what is open."
+    which = class_collapse(past.history)
+    one = [past.epochs[k] for k, name in enumerate(which) if name]
+    silent = [past.epochs[k] for k, name in enumerate(which) if name is None and past["val_tail_recall"][k] == 0]
+    more = (f"in {_epochs(len(silent))} (first: {silent[0]}) tail recall is 0, and whether all events were "
+            f"called ear cannot be told; {ASK}") if silent else ""
+    if one:
+        name = which[past.epochs.index(one[0])]
+        words = (f"Collapse: all validation events are called {name} at epoch {one[0]}, one class alone in "
+                 f"{len(one)} of {_epochs(len(past.epochs))}" + (f"; {more}" if more else "") + ".")
+        return Finding("collapse", one[0], words, True)
+    return Finding("collapse", silent[0], f"Class collapse: {more}.") if silent else None
 
 # %% ../nbs/06_train.ipynb #06-042
 def about_chance(past: Past) -> Finding | None:
@@ -357,6 +351,8 @@ def about_chance(past: Past) -> Finding | None:
     listed = ", ".join(f"{words} {v:.3f}" for words, v in floor.items())
     beaten = np.isfinite(score) and score > max(floor.values())
     verb, end = ("is above", "") if beaten else ("does not beat", ": at chance")
+    if beaten and len(past.epochs) > 1:
+        end = f", none of which is the best of {_epochs(len(past.epochs))}"
     words = f"The best {past.select_by}, {score:.3f}, {verb} the trivial classifiers ({listed}){end}"
     called = called_tail(past.history, past.support)[k]
     if np.isfinite(called):
@@ -370,11 +366,12 @@ def about_collapse(past: Past) -> Finding | None:
     "Did the model answer with one class alone?"
     if not past.support:
         return collapse_unasked(past)
-    n, called = sum(past.support.values()), called_tail(past.history, past.support)
-    one = np.flatnonzero((called == 0) | (called == n))
-    if not len(one):
-        return Finding("collapse", past.epochs[-1], "No epoch called every validation event by one class.") if np.isfinite(called).all() else None
-    name, first = CLASSES[int(called[one[0]] > 0)], past.epochs[one[0]]
+    n, which = sum(past.support.values()), class_collapse(past.history, past.support)
+    one = [k for k, name in enumerate(which) if name]
+    if not one:
+        words = "No epoch called every validation event by one class."
+        return None if None in which else Finding("collapse", past.epochs[-1], words)
+    name, first = which[one[0]], past.epochs[one[0]]
     words = f"Collapse: all {n} validation events are called {name} at epoch {first}, one class alone in {len(one)} of {_epochs(len(past.epochs))}."
     return Finding("collapse", first, words, True)
 
@@ -395,16 +392,36 @@ def about_nan(past: Past) -> Finding | None:
     bad = np.flatnonzero(~np.isfinite(past["train_loss"]) | ~np.isfinite(past["val_loss"]))
     return Finding("nan", past.epochs[bad[0]], f"The loss is not a number at epoch {past.epochs[bad[0]]}.", True) if len(bad) else None
 
-QUESTIONS = (about_nan, about_collapse, about_best, about_chance, about_tail_recall, about_gap, about_loss, about_coverage)
+
+
+# %% ../nbs/06_train.ipynb #06-204
+def about_selection(past: Past) -> Finding | None:
+    "How much does the selection of the best epoch add to its score?"
+    n = len(past.epochs)
+    if n < 2:
+        return None
+    words = past.select_by.replace("_", " ").replace("f1", "F1").replace("roc auc", "ROC AUC")
+    if past.record is not None:
+        sentence = selection_sentence(past.record, past.select_by, words)
+        above = past.record["p_value"].get(past.select_by, 0) <= (1 - LEVEL) / 2
+        return Finding("selection", past.epochs[past.best], sentence, not above)
+    return Finding("selection", past.epochs[past.best],
+                   f"The {words} of the selected epoch is the best of {n} evaluations on the same "
+                   "validation events, so it is too high.")
+
+# %% ../nbs/06_train.ipynb #06-205
+QUESTIONS = (about_nan, about_collapse, about_best, about_chance, about_selection, about_tail_recall,
+             about_gap, about_loss, about_coverage)
 
 # %% ../nbs/06_train.ipynb #06-044
 def answers(
     history: dict,                          # see `read_history`
     support: dict[str, int] | None = None,  # ear and tail events of validation; from the history where it says so
     select_by: str = "macro_f1",
+    record: dict | None = None,             # of `stored_selection`, where it is known
 ) -> list[Finding]:
     "Ask a history every question."
-    past = Past(history, support or validation_support(history), select_by)
+    past = Past(history, support or validation_support(history), select_by, record)
     noted = [Finding("memory", g["epoch"], g["sentence"], True) for g in history["guards"] if g["guard"] == "memory"] if "guards" in history else []
     return [a for q in QUESTIONS if (a := q(past)) is not None] + noted
 
@@ -413,9 +430,10 @@ def findings(
     support: dict[str, int] | None = None,  # ear and tail events of validation
     *,
     select_by: str = "macro_f1",
+    record: dict | None = None,             # of `stored_selection`, where it is known
 ) -> list[str]:
     "Say in sentences what a history shows: best epoch, chance, tail recall, gap, losses, coverage."
-    return [a.sentence for a in answers(history, support, select_by)]
+    return [a.sentence for a in answers(history, support, select_by, record)]
 
 def guards(history: dict, select_by: str = "macro_f1") -> list[dict]:
     "List the alarms of a history: epoch, guard, sentence."
@@ -431,6 +449,7 @@ def learning_curve(
     *,
     select_by: str = "macro_f1",
     floor: float | None = None,  # macro F1 of the best trivial classifier, drawn as a dotted line
+    record: dict | None = None,  # of `stored_selection`: macro F1 without skill, after the selection
 ): # -> Figure
     "Draw losses and scores over the epochs; the warm-up is shaded, the best epoch marked."
     import matplotlib.pyplot as plt
@@ -449,6 +468,10 @@ def learning_curve(
     axes[1].set_ylim(0, 1)
     if floor is not None:
         axes[1].axhline(floor, color="0.4", lw=1, ls=":", label="best trivial classifier")
+    if record is not None and "macro_f1" in record["chance"]:
+        chance = record["chance"]["macro_f1"]
+        axes[1].axhspan(chance["mean"], chance["high"], color="0.85", zorder=0,
+                        label=f"macro F1 without skill, best of {len(epochs)}:\nmean to 97.5 %")
     axes[0].legend(handles=axes[0].lines[:2], frameon=False, fontsize=8)
     axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -485,10 +508,13 @@ def curves(
     config = make_config(read_yaml(beside), where=beside) if beside.exists() else None
     select_by = config.optim.select_by if config else "macro_f1"
     support = support if support is None or isinstance(support, dict) else read_support(support)
-    found = answers(history, support, select_by)
+    record = stored_selection(Path(history_path).parent / VAL_EPOCHS, len(history["epoch"]), select_by)
+    found = answers(history, support, select_by, record)
     facts = {"epochs": len(history["epoch"]), "select_by": select_by, "best_epoch": int(history["epoch"][best_epoch(history, select_by)]),
-             "warmup_epochs": warmup_epochs(history), "findings": [a.sentence for a in found], "alarms": [asdict(a) for a in found if a.alarm]}
-    picture = figure_png(learning_curve(history, select_by=select_by, floor=chance_line(history, support)))
+             "warmup_epochs": warmup_epochs(history), "findings": [a.sentence for a in found], "alarms": [asdict(a) for a in found if a.alarm],
+             "selection": record}
+    picture = figure_png(learning_curve(history, select_by=select_by, floor=chance_line(history, support),
+                                        record=record))
     with atomic_path(Path(out) / "learning_curve.png") as tmp:
         tmp.write_bytes(picture)
     write_json(Path(out) / "curves.json", facts)
@@ -778,6 +804,38 @@ def _plain_number(x) -> float | int | None:
     if isinstance(x, (int, np.integer)): return int(x)
     return None if x is None or not math.isfinite(x) else float(x)
 
+# %% ../nbs/06_train.ipynb #06-202
+def keep_predictions(
+    loop: Loop,
+    val: pd.DataFrame, # the epoch's predictions of validation
+) -> None:
+    "Write the epoch's P(tail) of every validation event into `val_epochs.csv`."
+    table = kept_predictions(loop)
+    if table is None:
+        table = val[["event_idx", "true_label", "bout_id"]].astype(str)
+    table[f"epoch_{loop.epoch + 1}"] = [repr(p) for p in val.prob_tail.tolist()]
+    write_csv(loop.run / VAL_EPOCHS, table)
+
+def kept_predictions(loop: Loop) -> pd.DataFrame | None: # text; None where no finished epoch is kept
+    "Read `val_epochs.csv` up to the last finished epoch; refuse one of other events."
+    path = loop.run / VAL_EPOCHS
+    if loop.epoch == 0 or not path.exists():
+        return None
+    table = read_table(path, need=("event_idx", "true_label", "bout_id"))
+    if table.event_idx.tolist() != [str(e) for e in loop.val.event_idx.tolist()]:
+        raise UserError("holds other events than the validation split", where=path,
+                        remedy="restore the split of this run, or give the experiment a new name")
+    later = [c for c in table if c.startswith("epoch_") and int(c[6:]) > loop.epoch]
+    return table.drop(columns=later)
+
+def cut_predictions(loop: Loop) -> None:
+    "Cut off of `val_epochs.csv` what comes after the last finished epoch."
+    table, path = kept_predictions(loop), loop.run / VAL_EPOCHS
+    if table is None:
+        path.unlink(missing_ok=True)
+    elif as_csv(table) != path.read_text(encoding="utf-8"):
+        write_csv(path, table)
+
 # %% ../nbs/06_train.ipynb #06-083
 def score_sides(
     loop: Loop,
@@ -793,6 +851,7 @@ def close_epoch(loop: Loop, asked: list[str] = ()) -> None:
     "Score the epoch, append it to the history, keep the best weights, save everything."
     begun, select_by = time.monotonic(), loop.config.optim.select_by
     scored = score_sides(loop, asked)
+    keep_predictions(loop, scored[0])
     loop.seconds += time.monotonic() - begun
     for key, value in epoch_row(loop, *scored).items():
         loop.history[key].append(value)
@@ -834,7 +893,9 @@ def load_loop(loop: Loop) -> Loop:
     loop.scaler.load_state_dict(saved["scaler"])
     if loop.ema:
         loop.ema.load_state_dict(saved["ema"])
-    return replace(loop, **{k: saved[k] for k in MOVING})
+    loop = replace(loop, **{k: saved[k] for k in MOVING})
+    cut_predictions(loop)
+    return loop
 
 # %% ../nbs/06_train.ipynb #06-087a
 def same_tables(

@@ -70,6 +70,27 @@ def latent(
     return shift * is_tail + np.sqrt(icc) * effect + np.sqrt(1 - icc) * noise(n)
 
 
+def epochs(
+    is_tail: np.ndarray, bout: np.ndarray, auc: float, rng: np.random.Generator, n_epochs: int,
+    lag: float = 0.7, icc: float = 0.4, slope: float = 1.0, offset: float = -0.6, wander: float = 0.6,
+) -> np.ndarray:
+    """(n_epochs, n) float: P(tail) of a model of one AUC at every epoch of its training.
+
+    The noise of bouts and of events, and the offset that decides how many events are called tail
+    (standard deviation `wander`), follow an AR(1) process with lag-1 correlation `lag`.
+    """
+    def walk(size: int) -> np.ndarray:
+        out = rng.standard_normal((n_epochs, size))
+        for k in range(1, n_epochs):
+            out[k] = lag * out[k - 1] + np.sqrt(1 - lag**2) * out[k]
+        return out
+
+    effect = walk(bout.max() + 1)[:, bout]
+    score = np.sqrt(2) * norm.ppf(auc) * is_tail + np.sqrt(icc) * effect
+    score = score + np.sqrt(1 - icc) * walk(len(bout))
+    return expit(offset + wander * walk(1) + slope * score)
+
+
 def study(
     structure: Structure, auc: float, rng: np.random.Generator,
     icc: float = 0.4, slope: float = 1.0, offset: float = -1.2,

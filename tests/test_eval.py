@@ -9,8 +9,11 @@ import pytest
 from sklearn.metrics import f1_score
 
 from calling import call
-from crosssuck.core import RunFolder, UserError, make_config, open_run, read_json, sha256_file
+from crosssuck.core import RunFolder, UserError, make_config, open_run, read_json, sha256_file, write_csv, write_json, write_text
 from crosssuck.eval import (
+    _training_row,
+    assess,
+    selection_of,
     MOOD,
     NEXT,
     WORKS,
@@ -57,6 +60,7 @@ from crosssuck.eval import (
     unsaid_table,
     usual_table,
 )
+from crosssuck.metrics import VAL_EPOCHS, epoch_scores
 from crosssuck.metrics import call as metrics_call
 from crosssuck.metrics import point_metrics, read_predictions, verdict
 from crosssuck.metrics import ECE_WORDS
@@ -479,7 +483,8 @@ def test_criteria_are_decided_with_the_interval(low, high, answer):
 def history(recall, loss=0.5):
     n = len(recall)
     return {"epoch": list(range(1, n + 1)), "train_loss": [0.5] * (n - 1) + [loss], "val_loss": [0.5] * n, "val_tail_recall": recall,
-            "val_macro_f1": [0.47 if r in (0, 1) else 0.5 + r / 4 for r in recall]}
+            "val_macro_f1": [0.47 if r in (0, 1) else 0.5 + r / 4 for r in recall],
+            "val_predicted_tail": [{0: 0, 1: 100}.get(r, 30) for r in recall], "val_n_ear": [80] * n, "val_n_tail": [20] * n}
 
 
 @pytest.mark.parametrize(("past", "answer", "words"), [
@@ -1022,3 +1027,69 @@ def test_bad_tables_get_one_line_and_nothing_is_written(sides, good, tmp_path, s
     spoil(good[columns].reset_index(drop=True)).to_csv(tmp_path / "p.csv", index=False)
     said = call("evaluate", tmp_path / "p.csv", "--manifest", tmp_path / "val.csv", "--out", tmp_path / "out", code=1)
     assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+# ---- the selected epoch
+
+def selected_run(folder, **change):
+    "A run folder of 361 validation events with the predictions of 18 epochs, and the table of the selected one."
+    import studies
+    rng = np.random.default_rng(4)
+    y, bout = studies.labels(studies.VALIDATION, rng)
+    probs = studies.epochs(y, bout, 0.5, rng, 18)
+    best = int(epoch_scores(y[None], probs, "macro_f1")[0].argmax())
+    table = studies.as_table(y, bout, probs[best])
+    stored = table[["event_idx", "true_label", "bout_id"]].assign(**{f"epoch_{k + 1}": p for k, p in enumerate(probs)})
+    write_json(folder / "training_history.json", {"epoch": list(range(1, 19))})
+    write_text(folder / "config.yaml", "optim: {select_by: macro_f1}\n")
+    write_csv(folder / VAL_EPOCHS, stored)
+    return table
+
+
+def test_the_facts_of_validation_record_the_selection(tmp_path):
+    table = selected_run(tmp_path)
+    record = selection_of(table, "validation", tmp_path, n_perm=200)
+    facts = assess(table, selection=record, n_boot=50, n_perm=50)
+    assert facts["selection"] == record and (record["epochs"], record["select_by"], record["n_perm"], record["note"]) == (18, "macro_f1", 200, "")
+    assert record["p_value"]["macro_f1"] > 0.025 and record["observed"]["macro_f1"] == pytest.approx(facts["metrics"]["macro_f1"])
+    assert selection_of(table, "test", tmp_path) is None
+    write_json(tmp_path / "out.json", facts)
+
+
+@pytest.mark.parametrize(("change", "epochs", "words"), [
+    (lambda t, d: (d / VAL_EPOCHS).unlink(), 18, "predictions of every epoch were not stored"),
+    (lambda t, d: t.drop(t.index[0], inplace=True), 18, "holds other events than the table (360 of 360 scored events)"),
+    (lambda t, d: t.drop(columns="event_idx", inplace=True), 18, "the table has no event_idx"),
+    (lambda t, d: t.__setitem__("prob_tail", 1 - t.prob_tail), 18, "the table differs from the predictions of the selected epoch by up to"),
+    (lambda t, d: write_json(d / "training_history.json", {"epoch": list(range(1, 21))}), 20, "holds 18 of 20 epochs"),
+    (lambda t, d: (d / "config.yaml").unlink(), 18, "not known which metric selected"),
+    (lambda t, d: (d / "training_history.json").unlink(), None, "not known whether these events selected the checkpoint")])
+def test_a_record_that_cannot_be_made_says_why(tmp_path, change, epochs, words):
+    table = selected_run(tmp_path)
+    change(table, tmp_path)
+    record = selection_of(table, "validation", tmp_path)
+    assert record["epochs"] == epochs and record["chance"] == record["p_value"] == {} and words in record["note"]
+
+
+def test_events_that_selected_nothing_have_no_record(tmp_path):
+    table = selected_run(tmp_path)
+    assert selection_of(table.assign(event_idx=table.event_idx + 1000), "validation", tmp_path) is None
+    assert "no training history lies beside the table" in selection_of(table, "validation", None)["note"]
+
+
+@pytest.mark.lab
+def test_e1_is_the_best_of_18_epochs_whose_predictions_were_not_stored(lab):
+    record = evaluate(lab / "E1" / "predictions_val.csv", lab / "val_v4.csv", n_boot=20, n_perm=20)["selection"]
+    assert record["epochs"] == 18 and record["chance"] == {} and "were not stored" in record["note"]
+
+
+def test_an_epoch_that_called_an_ear_tail_is_no_collapse():
+    "Tail recall 0 at epochs 2 and 3; at epoch 3 all events were called ear, at epoch 2 one was not."
+    past = {"epoch": [1, 2, 3], "train_loss": [0.5] * 3, "val_loss": [0.5] * 3, "val_macro_f1": [0.6, 322 / 683, 323 / 684], "val_tail_recall": [0.5, 0, 0], "val_tail_f1": [0.3, 0, 0]}
+    called = {"val_n_ear": [323] * 3, "val_n_tail": [38] * 3}
+    rows = [_training_row({**past, **called, "val_predicted_tail": [40, 1, n]}, "macro_f1") for n in (0, 2)]
+    assert rows[0]["answer"] == "not met" and rows[0]["found"] == "one class alone in 1 epochs from epoch 3 on"
+    assert rows[1]["answer"] == "met"
+    unknown = _training_row(past, "macro_f1")
+    assert unknown["answer"].startswith("cannot be told") and "first in epoch 2" in unknown["found"]
+    assert _training_row(past, "macro_f1", {"ear": 323, "tail": 38})["answer"] == "not met"

@@ -954,3 +954,66 @@ def test_ear_recall_of_e1_has_a_design_effect(lab):
 def test_e1_does_not_join_another_table(lab):
     with pytest.raises(UserError, match="361 predictions, but 141 events"):
         read_predictions(lab / "E1" / "predictions_val.csv", lab / "test_ood_v4.csv")
+
+
+# ---- the selected epoch
+
+@pytest.mark.parametrize("select_by", metrics.SELECTORS)
+def test_the_selection_is_repeated_with_the_trainings_own_rule_and_metrics(select_by):
+    "Every metric of every epoch as `point_metrics` computes it, to the last bit where counts decide; the first of equals."
+    import studies
+    rng = np.random.default_rng(0)
+    y, bout = studies.labels(studies.VALIDATION, rng)
+    probs = np.round(studies.epochs(y, bout, 0.6, rng, 6), 2)   # with ties between events
+    probs = np.concatenate([probs, probs])                     # and between epochs
+    rows = np.vstack([y, metrics.exchange_bouts(y, bout, 4, rng)])
+    for row, chosen in zip(rows, metrics.selected_scores(rows, probs, select_by)["epoch"], strict=True):
+        plain = [metrics.point_metrics(row, p) for p in probs]
+        assert chosen == int(np.argmax([s[select_by] for s in plain])) < 6
+        for metric in metrics.AFTER_SELECTION:
+            assert metrics.epoch_scores(row[None], probs, metric)[0].tolist() == [s[metric] for s in plain]
+            assert metrics.selected_scores(row[None], probs, select_by)[metric][0] == plain[chosen][metric]
+
+
+def test_a_record_of_a_selection_follows_the_contract(monkeypatch):
+    import studies
+    rng = np.random.default_rng(1)
+    y, bout = studies.labels(studies.VALIDATION, rng)
+    probs = studies.epochs(y, bout, 0.8, rng, 5)
+    record = metrics.selection_record(y, bout, probs, select_by="roc_auc", n_perm=99)
+    assert {"epochs", "select_by", "n_perm", "chance", "p_value", "note"} <= set(record)
+    assert set(record["chance"]) == set(record["p_value"]) == {"roc_auc", "macro_f1", "average_precision", "recall_tail", "f1_tail"}
+    assert record["p_value"]["roc_auc"] == 0.01 and 0.5 < record["chance"]["roc_auc"]["mean"] < record["chance"]["roc_auc"]["high"] < record["observed"]["roc_auc"]
+    one = metrics.selection_record(y, bout, probs[:1], n_perm=200)
+    plain = metrics.permutation_test(y, probs[0], bout, n_perm=200)   # one epoch: nothing was selected
+    assert (one["chance"]["roc_auc"]["mean"], one["p_value"]["roc_auc"]) == pytest.approx((plain["mean"], plain["p_value"]))
+    monkeypatch.setattr(metrics, "BLOCK", 5_000)
+    assert metrics.selection_record(y, bout, probs, select_by="roc_auc", n_perm=99)["chance"]["roc_auc"]["mean"] == pytest.approx(record["chance"]["roc_auc"]["mean"], abs=0.02)
+
+
+def test_too_few_bouts_or_unknown_bouts_give_no_test_and_say_so():
+    y = np.arange(40) < 7
+    probs = np.random.default_rng(0).random((3, 40))
+    few, unknown = metrics.selection_record(y, np.arange(40), probs), metrics.selection_record(y, None, probs)
+    assert few["p_value"] == few["chance"] == {} and "7 bouts hold events of the rarer class, fewer than 8" in few["note"]
+    assert unknown["p_value"] == {} and unknown["epochs"] == 3 and unknown["note"] == metrics.NO_BOUTS
+    said = metrics.selection_sentence(few, "macro_f1", "macro F1")
+    assert "best of 3 evaluations on the same validation events" in said and "fewer than 8" in said
+
+
+def test_without_skill_the_test_with_the_selection_in_it_keeps_its_level_and_the_naive_one_does_not():
+    import studies
+    from selecting import rates
+    found = rates(studies.VALIDATION, 50, "roc_auc", n=80, n_perm=79)
+    assert found["naive"] >= 0.25
+    assert max(found[k] for k in metrics.AFTER_SELECTION) * 80 <= studies.at_most(0.035, 80)
+
+
+def test_a_collapse_is_all_events_called_by_one_class():
+    past = {"epoch": [1, 2, 3, 4, 5, 6], "val_tail_recall": [0, 0, 1, 1, 0.5, None], "val_tail_f1": [0, 0, 76 / 399, 76 / 398, 0.3, None],
+            "val_macro_f1": [323 / 684, 322 / 683, 38 / 399, 38 / 398 + 1 / 324, 0.6, None]}
+    support = {"ear": 323, "tail": 38}
+    assert metrics.class_collapse(past, support) == ["ear", "", "tail", "", "", None]
+    assert metrics.class_collapse(past) == [None, None, "tail", "", "", None]
+    known = past | {"val_predicted_tail": [0, 1, 361, 360, 40, 361], "val_n_ear": [323] * 6, "val_n_tail": [38] * 6}
+    assert metrics.class_collapse(known) == ["ear", "", "tail", "", "", "tail"]

@@ -19,6 +19,7 @@ import torch
 from crosssuck import train as t
 from crosssuck.core import LossConfig, OptimConfig, RunFolder, UserError, config_dict, load_config, make_config, open_run, read_json, sha256_file, write_json
 from crosssuck.inputs import FrameCache, load_events, train_batches
+from crosssuck.metrics import VAL_EPOCHS, epoch_scores, read_val_epochs
 from crosssuck.model import build_model, input_spec, load_checkpoint, predict
 from crosssuck.simulation import tiny_study
 
@@ -329,18 +330,18 @@ def foreign(**lists):
 
 
 LEANS = {"tail": ({"val_tail_recall": [0.4, 0.5, *[1.0] * 8], "val_macro_f1": [0.46, 0.44, *[38 / 399] * 8], "val_tail_f1": [0.2, 0.2, *[76 / 399] * 8]},
-                  "epoch 3 leans on tail, tail recall is 1 and macro F1 0.095; so do 8 of 10 epochs on one class"),
+                  "Collapse: all validation events are called tail at epoch 3, one class alone in 8 of 10 epochs", True),
          "ear": ({"val_tail_recall": [0.4, *[0.0] * 9], "val_macro_f1": [0.46, *[323 / 684] * 9], "val_tail_f1": [0.2, *[0.0] * 9]},
-                 "epoch 2 leans on ear, tail recall is 0; so do 9 of 10 epochs on one class")}
+                 "Class collapse: in 9 epochs (first: 2) tail recall is 0, and whether all events were called ear cannot be told", False)}
 
 
 @pytest.mark.parametrize("side", LEANS)
 def test_a_foreign_history_that_collapsed_is_called_so_without_its_support(side, tmp_path):
     "As E1b's: tail recall 1 from epoch 3 on."
-    lists, words = LEANS[side]
+    lists, words, proven = LEANS[side]
     facts = t.curves(write_json(tmp_path / "h.json", foreign(**lists)), tmp_path / "out")
     said = " ".join(facts["findings"])
-    assert words in said and "collapse" in {a["guard"] for a in facts["alarms"]}
+    assert words in said and ("collapse" in {a["guard"] for a in facts["alarms"]}) == proven
     assert "Not asked: whether the best macro_f1, 0." in said and "give --support ear=…,tail=…" in said
     told = t.curves(tmp_path / "h.json", tmp_path / "told", support={"ear": 323, "tail": 38})
     assert any("all 361 validation events are called" in a["sentence"] for a in told["alarms"]) and "Not asked" not in " ".join(told["findings"])
@@ -429,7 +430,7 @@ def timeless(history):
 
 def test_a_run_leaves_its_files(whole):
     run, h = whole
-    assert {p.name for p in run.path.iterdir()} == {"best.ckpt", "last.ckpt", "training_history.json", "label_map.json", "manifests_used.txt", "provenance.json", "config.yaml", "status.json"}
+    assert {p.name for p in run.path.iterdir()} == {"best.ckpt", "last.ckpt", "training_history.json", VAL_EPOCHS, "label_map.json", "manifests_used.txt", "provenance.json", "config.yaml", "status.json"}
     assert read_json(run / "label_map.json") == {"ear": 0, "tail": 1}
     used = (run / "manifests_used.txt").read_text()
     assert sha256_file(tiny_study() / "split" / "train.csv") in used and sha256_file(tiny_study() / "split" / "val.csv") in used and str(tiny_study()) not in used
@@ -1061,3 +1062,119 @@ def test_the_notebook_has_one_cell_of_parameters_and_runs_only_marked_cells(root
     start = next(i for i, c in enumerate(cells) if "".join(c["source"]).startswith("# Run"))
     assert all("".join(c["source"]).startswith("#| run") for c in cells[start:] if c["cell_type"] == "code")
     assert not any("".join(c["source"]).startswith("#| run") for c in cells[:start])
+
+
+# ---- the predictions of every epoch
+
+def test_the_stored_epochs_give_the_scores_of_the_history_and_of_the_selected_epoch(whole):
+    run, h = whole
+    events, epochs, probs = read_val_epochs(run / VAL_EPOCHS)
+    y = (events.true_label == "tail").to_numpy()
+    assert epochs == h["epoch"] and len(events) == 12 and (events.bout_id != "").all()
+    for by, key in t.SELECTED.items():      # bit for bit: the selection that is repeated is that of the training
+        scores = epoch_scores(y[None], probs, by)[0]
+        assert scores.tolist() == h[key] and int(scores.argmax()) == t.best_epoch(h, by)
+    model, cfg, _ = load_checkpoint(run / "best.ckpt")
+    val = load_events(cfg, "val", spec=input_spec(cfg))
+    table = predict(model, t.eval_batches(val, cfg), val)
+    assert table.event_idx.tolist() == events.event_idx.tolist()
+    assert np.allclose(table.prob_tail, probs[t.best_epoch(h)], atol=1e-6)
+
+
+def test_the_table_of_the_evaluation_is_that_of_the_selected_epoch(whole, tmp_path):
+    from crosssuck.eval import evaluate_run
+    run, h = whole
+    shutil.copytree(run.path, tmp_path / "t" / "s0")
+    copy = RunFolder(tmp_path / "t" / "s0")
+    facts = evaluate_run(copy, device="cpu", n_boot=20, n_perm=20)
+    events, _, probs = read_val_epochs(copy / VAL_EPOCHS)
+    table = pd.read_csv(copy / "predictions_agg.csv").set_index("event_idx").loc[events.event_idx]
+    assert np.allclose(table.prob_tail, probs[t.best_epoch(h)], atol=1e-6)
+    record = read_json(copy / "metrics" / "metrics.json")["selection"]
+    assert (record["epochs"], record["select_by"]) == (2, "macro_f1") and "fewer than 8" in record["note"]   # 12 events: too few bouts
+    assert facts["test"][1]["selection"] is None
+
+
+def test_a_resumed_run_keeps_the_same_epochs_and_cuts_off_what_it_trains_again(whole, tmp_path):
+    "Killed after epoch 2 was written, before the checkpoint knew of it: the column is replaced."
+    run, _ = whole
+    cfg, torn = begin(tmp_path)
+    loop = t.start_loop(cfg, torn, 0, device="cpu")
+    with torch.random.fork_rng():
+        t.train_epoch(loop)
+        t.save_loop(loop)
+        t.close_epoch(loop)
+        first = (torn / VAL_EPOCHS).read_bytes()
+    loop.epoch = 1
+    wrong = t.predict(loop.model, t.eval_batches(loop.val, cfg), loop.val)
+    t.keep_predictions(loop, wrong.assign(prob_tail=0.123))
+    loop.epoch = 5
+    t.keep_predictions(loop, wrong.assign(prob_tail=0.123))
+    again = t.load_loop(t.start_loop(cfg, torn, 0, device="cpu"))
+    assert again.epoch == 1 and (torn / VAL_EPOCHS).read_bytes() == first
+    loop.epoch = 1
+    t.keep_predictions(loop, wrong.assign(prob_tail=0.123))
+    t.fit(cfg, torn, 0, device="cpu")
+    assert (torn / VAL_EPOCHS).read_bytes() == (run / VAL_EPOCHS).read_bytes()
+
+
+def test_stored_epochs_of_other_events_are_refused(whole, tmp_path):
+    run, _ = whole
+    shutil.copytree(run.path, tmp_path / "s0")
+    table = pd.read_csv(tmp_path / "s0" / VAL_EPOCHS, dtype=str)
+    table.iloc[::-1].to_csv(tmp_path / "s0" / VAL_EPOCHS, index=False)
+    with pytest.raises(UserError, match=r"val_epochs\.csv: holds other events than the validation split"):
+        t.load_loop(t.start_loop(config(), RunFolder(tmp_path / "s0"), 0, device="cpu"))
+
+
+def test_the_hash_of_the_stored_epochs_is_in_done(whole, tmp_path):
+    run, _ = whole
+    shutil.copytree(run.path, tmp_path / "s0")
+    copy = RunFolder(tmp_path / "s0")
+    copy.finish()
+    assert read_json(copy / "DONE")[VAL_EPOCHS] == sha256_file(copy / VAL_EPOCHS)
+
+
+def chosen_run(folder, n_epochs=18, stored=True):
+    "A run of 361 events without skill: its history and its stored epochs."
+    import studies
+    rng = np.random.default_rng(4)
+    y, bout = studies.labels(studies.VALIDATION, rng)
+    probs = studies.epochs(y, bout, 0.5, rng, n_epochs)
+    scores = {k: epoch_scores(y[None], probs, by)[0] for by, k in t.SELECTED.items()}
+    cfg, run = begin(folder)
+    write_json(run / "training_history.json", history(n_epochs, **scores))
+    if stored:
+        table = pd.DataFrame({"event_idx": np.arange(len(y)), "true_label": np.where(y, "tail", "ear"), "bout_id": [f"b{b}" for b in bout]})
+        table.assign(**{f"epoch_{k + 1}": p for k, p in enumerate(probs)}).to_csv(run / VAL_EPOCHS, index=False)
+    return run
+
+
+def test_curves_say_what_the_selection_adds(tmp_path):
+    run = chosen_run(tmp_path)
+    facts = t.curves(run / "training_history.json", tmp_path / "out")
+    record, said = facts["selection"], " ".join(facts["findings"])
+    assert record["epochs"] == 18 and record["selected_epoch"] == facts["best_epoch"] and record["p_value"]["macro_f1"] > 0.025
+    assert "The macro F1 of the selected epoch is the best of 18 evaluations on the same validation events, so it is too high." in said
+    assert f"a model without skill reaches {record['chance']['macro_f1']['mean']:.3f} on average and more than {record['chance']['macro_f1']['high']:.3f} in 2.5 % of cases" in said
+    assert "selection" in {a["guard"] for a in facts["alarms"]} and "best of 18 evaluations" in (tmp_path / "out" / "curves.html").read_text()
+
+
+def test_curves_of_an_old_run_say_that_the_optimism_cannot_be_computed(tmp_path):
+    run = chosen_run(tmp_path, stored=False)
+    facts = t.curves(run / "training_history.json", tmp_path / "out")
+    assert facts["selection"]["epochs"] == 18 and facts["selection"]["chance"] == {} == facts["selection"]["p_value"]
+    assert any("best of 18 evaluations on the same validation events, so it is too high; the validation predictions of every epoch were not stored" in s for s in facts["findings"])
+    one = history(1)
+    assert not any("selected epoch" in s for s in t.findings(one))
+
+
+# ---- class collapse
+
+def test_a_tail_recall_of_0_with_events_called_tail_is_no_collapse(tmp_path):
+    lists = {"val_tail_recall": [0.5, *[0.0] * 9], "val_tail_f1": [0.3, *[0.0] * 9], "val_macro_f1": [0.6, *[322 / 683] * 9]}
+    called = history(**lists, val_predicted_tail=[40, *[1] * 9])
+    assert "collapse" not in {g["guard"] for g in t.guards(called)}
+    assert "collapse" not in {a.guard for a in t.answers(foreign(**lists), {"ear": 323, "tail": 38}) if a.alarm}
+    unknown = [a for a in t.answers(foreign(**lists)) if a.guard == "collapse"]
+    assert [a.alarm for a in unknown] == [False] and "cannot be told; give --support" in unknown[0].sentence
