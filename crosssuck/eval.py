@@ -45,7 +45,7 @@ HEADLINE = {"roc_auc": "ROC AUC", "average_precision": "average precision", "mac
             "precision_tail": "tail precision", "f1_tail": "tail F1", "recall_ear": "ear recall", "accuracy": "accuracy", "ece": "calibration error (ECE)",
             "adaptive_ece": "adaptive ECE", "brier": "Brier score"}
 RIVALS = {"always_ear": "always answering ear", "coin_same_rate": "a coin that says tail as often",
-          "metadata_deployable": "hour, day and camera alone", "metadata_all": "all metadata without a picture"}
+          "metadata_deployable": "whole hours, day and camera alone", "metadata_all": "all metadata without a picture"}
 
 RUN_FILES = {"validation": ("val", "predictions_agg.csv", "metrics.json"),               # part -> side of the split, table, metrics
              "test": ("test_ood", "test_predictions.csv", "test_metrics.json")}

@@ -1558,7 +1558,7 @@ def render_notebook(
 
 # %% ../nbs/11_experiments.ipynb #11-137
 BASELINES = {"always_ear": "always ear", "always_tail": "always tail", "coin": "a coin", "coin_same_rate": "a coin of the same rate",
-             "metadata_deployable": "hour, day, camera", "metadata_all": "all metadata"}
+             "metadata_deployable": "whole hours, day, camera", "metadata_all": "all metadata"}
 
 def score_cell(
     facts: dict,   # a metrics.json

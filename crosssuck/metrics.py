@@ -415,10 +415,14 @@ METADATA = {"hour": True, "day": True, "camera_id": True,                # a dep
             "group": False, "pen_location": False, "duration_sec": False} # it has not
 
 def metadata_table(
-    events: pd.DataFrame, # with start_s and the fields of METADATA, as far as there are any
+    events: pd.DataFrame,     # with start_s and the fields of METADATA, as far as there are any
+    exact_time: bool = False, # hour with its fraction, to the second; for the check of the split
 ) -> pd.DataFrame: # hour and duration as numbers, the others as text
-    "Take the metadata of each event."
-    out = {"hour": events["start_s"] / 3600} if "start_s" in events else {}
+    "Take the metadata of each event; the time of day in whole hours."
+    out = {}
+    if "start_s" in events:
+        hour = events["start_s"].astype(float) / 3600
+        out["hour"] = hour if exact_time else np.floor(hour)
     for f in [f for f in METADATA if f in events]:
         out[f] = events[f].astype(float) if f == "duration_sec" else events[f].astype(str)
     return pd.DataFrame(out, index=events.index)
@@ -434,6 +438,7 @@ def metadata_baseline(
     table: pd.DataFrame,          # the events that the model is scored on
     *,
     deployable: bool = False,     # only what a deployed system would have
+    exact_time: bool = False,     # time of day to the second, which can identify a bout
 ) -> tuple[np.ndarray, list[str]]: # (n,) P(tail) of the table's events; the fields used
     "Predict tail from metadata alone, fitted on the training side."
     from sklearn.compose import make_column_transformer
@@ -444,7 +449,7 @@ def metadata_baseline(
         raise UserError(f"{len(both)} scored events are in the training table too", where="metadata baseline", remedy="give the training side of the split")
     train = train[train["copy"] == 0] if "copy" in train else train
     train = train[train["behavior"].isin(CLASSES)]
-    known, asked = metadata_table(train), metadata_table(table)
+    known, asked = metadata_table(train, exact_time), metadata_table(table, exact_time)
     use = metadata_fields(train, table, deployable)
     if train["behavior"].nunique() < 2 or not use:
         raise UserError("nothing to learn from", where="metadata baseline", remedy="the training table needs both classes and at least one field of METADATA")
@@ -716,7 +721,7 @@ class Live:
         return picture if batch else {**self.widget._repr_mimebundle_(), **picture}
 
 # %% ../nbs/04b_metrics.ipynb #04b-087
-FIELD_WORDS = {"hour": "hour", "day": "day", "camera_id": "camera",
+FIELD_WORDS = {"hour": "whole hours", "day": "day", "camera_id": "camera",
                "group": "group", "pen_location": "place in the pen", "duration_sec": "duration"}
 USEFUL_AUC = 0.70  # an interval that reaches this high does not rule a useful model out
 

@@ -113,7 +113,7 @@ def test_february_table_to_its_printed_digits_and_what_it_did_not_say(lab, tmp_p
     more = unsaid_table(facts).set_index("what")
     assert re.fullmatch(r"0\.490 \(95 % interval 0\.3\d\d to 0\.6\d\d\), over 176 bouts", more["this model"]["ROC AUC: tail above ear"])
     assert more["this model"]["average precision"].startswith("0.115") and "0.105" in more["beside it"]["average precision"]
-    assert "always answering ear: 0.472" in more["beside it"]["macro F1"] and more.index.str.startswith("metadata alone, fitted on training: hour, day, camera").sum() == 2
+    assert "always answering ear: 0.472" in more["beside it"]["macro F1"] and more.index.str.startswith("metadata alone, fitted on training: whole hours, day, camera").sum() == 2
     shuffled = more.loc["labels of whole bouts exchanged"]
     assert shuffled["this model"].startswith("p = 0.") and re.fullmatch(r"such shuffles \(among bouts of about the same length\) give 0\.4\d\d on average; \d\d % of \d+ reach the ROC AUC of this model", shuffled["beside it"])
     words = page_text(tmp_path / "report.html")
@@ -128,7 +128,7 @@ def test_first_screen_of_e1_answers_the_five_questions(lab, tmp_path):
     assert short["Does it work?"] == "No." and "49 of 100 pairs" in why["Does it work?"] and "Guessing does so in 50" in why["Does it work?"]
     assert short["How sure is that?"] == "Sure enough: a useful model is ruled out." and re.search(r"between 3\d and 6\d \(95 % interval over 176 bouts", why["How sure is that?"])
     assert short["On how many tail events?"] == "38 tail events, in 31 bouts." and "found 8 of the 38" in why["On how many tail events?"]
-    assert short["Better than what?"] == "It beats none of what it was compared with." and "72 with hour, day and camera" in why["Better than what?"] and "89 by always answering ear" in why["Better than what?"]
+    assert short["Better than what?"] == "It beats none of what it was compared with." and "65 with whole hours, day and camera" in why["Better than what?"] and "89 by always answering ear" in why["Better than what?"]
     assert short["What next?"].startswith("Leave the threshold alone")
     words = page_text(tmp_path / "report.html")
     places = [words.index(q) for q in short.index]
