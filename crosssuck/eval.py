@@ -35,7 +35,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_block, at_root, figure_png, hash_facts, make_config, progress,
                             provenance, read_json, read_table, read_yaml, redact, sha256_file, write_csv, write_json, write_text)
-from .metrics import (FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, USEFUL_AUC, Live, Scorer, bca, between_test, deciding, intervals, leave_one_out,
+from .metrics import (FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, USEFUL_AUC, Live, Scorer, bca, deciding, error_tests, intervals, leave_one_out,
                                left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure,
                                ruled_out, summarise)
 from .splits import assign_bouts, read_part, video_key
@@ -578,29 +578,16 @@ def failures(
 # %% ../nbs/07_eval.ipynb #07-067
 def error_source(
     table: pd.DataFrame, # predictions joined to their events
-    n_perm: int = 500,
-) -> dict: # share, p_value, n_cells, sentence, videos: the worst, with their counts
-    "Say whether the errors belong to some videos, or to the behaviour."
-    if not {"camera_id", "video_filename", "bout_id"} <= set(table) or (table.video_filename.fillna("") == "").all():
-        return {"share": None, "p_value": None, "n_cells": 0, "videos": [],
-                "sentence": "Whether errors belong to a video is not known: the table names no videos."}
-    blame = pd.Series(wrong_by(table), table.index)
-    level = blame - blame.groupby(table.true_label).transform("mean")
-    video = video_key(table)
-    once = level.groupby([video.rename("video"), table.bout_id]).mean()
-    facts = between_test(once.to_numpy(), once.index.get_level_values("video").to_numpy(), n_perm=n_perm)
-    several = int((once.groupby("video").size() > 1).sum())
-    worst = [_video_row(table[video == v]) for v in level.groupby(video).mean().nlargest(3).index] if facts["share"] is not None else []
-    if facts["share"] is None or several < MIN_UNITS:
-        words = f"Whether errors belong to a video cannot be told: {several} of the {facts['n_cells']} videos hold more than one bout, fewer than {MIN_UNITS}."
-    elif facts["p_value"] <= 0.05:
-        words = (f"The errors belong to some videos: {facts['share']:.0%} of their scatter lies between the {facts['n_cells']} videos, "
-                 f"more than chance gives (p = {facts['p_value']:.3f}). "
-                 f"Look first at {worst[0]['video']}: {worst[0]['wrong']} of {worst[0]['events']} events wrong.")
-    else:
-        words = (f"The errors are spread over the {facts['n_cells']} videos ({several} with more than one bout) as chance would spread them: "
-                 f"{facts['share']:.0%} of their scatter lies between videos, p = {facts['p_value']:.2f}. They are not shown to belong to some videos: look at the behaviour.")
-    return facts | {"videos": worst, "several": several, "sentence": words}
+) -> dict: # as `error_tests`, with videos: the three with most errors, n_cells and several: videos, and those with several bouts
+    "Say where false alarms and misses come from: group, camera, hour, video."
+    facts = error_tests(table) | {"videos": [], "n_cells": 0, "several": 0}
+    facts["p_value"] = min((t["p_holm"] for t in facts["tests"] if t["p"] is not None), default=None)  # the smallest, corrected
+    if "video" not in {t["level"] for t in facts["tests"]}:
+        return facts
+    video, wrong = video_key(table), (table.prob_tail >= 0.5) != (table.true_label == "tail")
+    bouts = table.groupby(video).bout_id.nunique()
+    worst = wrong.groupby(video).sum().sort_values(ascending=False, kind="stable").index[:3]
+    return facts | {"videos": [_video_row(table[video == v]) for v in worst], "n_cells": len(bouts), "several": int((bouts > 1).sum())}
 
 def _video_row(part: pd.DataFrame) -> dict:
     "Name a video without its file name, and count what is wrong in it."
@@ -998,7 +985,7 @@ def assess(
     facts["curves"], facts["cells"] = curve_facts(table, few), cell_facts(table, few)
     facts["risk_coverage"] = risk_coverage(is_tail, prob, table.bout_id, n_boot=few).to_dict("records") if known and len(table) >= 20 else []
     facts["left_out"] = [] if left_out is None else left_out_scores(table, left_out, n_boot=n_boot)
-    return facts | {"errors": error_source(table, min(n_perm, 500))}
+    return facts | {"errors": error_source(table)}
 
 def which_part(table: pd.DataFrame, train: pd.DataFrame | None) -> str:
     "Say `test` where no group of the table was trained on, else `validation`."
