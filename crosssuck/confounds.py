@@ -270,10 +270,10 @@ def follow_row(what: str, name: str, table: pd.DataFrame, share: np.ndarray, n_p
                scale="correlation", line=0.0, doubt=p < ALPHA, p=p, se=float(null.std()))
 
 # %% ../nbs/09_confounds.ipynb #09-024
-def error_rows(table: pd.DataFrame) -> list[dict]:
+def error_rows(table: pd.DataFrame, n_perm: int = 2000) -> list[dict]:
     "Lay out the tests of where the errors come from: the record that the evaluation page prints."
     rows = []
-    for t in error_tests(table)["tests"]:
+    for t in error_tests(table, n_perm=n_perm)["tests"]:
         what = f"{t['kind']} by {t['level']}"
         if t["p"] is None:
             rows.append(cannot(what, t["note"], "share"))

@@ -10,11 +10,11 @@ __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BA
            'breakdown', 'decide', 'criteria', 'expectations', 'most_wrong', 'wrong_by', 'failures', 'error_source',
            'film_strips', 'strip_picture', 'failure_words', 'gallery_figure', 'failure_browser', 'seen_table',
            'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown', 'write_report', 'greyed',
-           'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part', 'evaluate', 'trained',
-           'find_run', 'gallery', 'write_cards', 'flip_test', 'event_shares', 'macro_f1', 'flip_f1', 'judge',
-           'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs', 'experiment_of', 'seed_noise',
-           'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure', 'compare',
-           'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble', 'predict_part', 'predict_left_out',
+           'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part', 'film_words', 'with_film',
+           'evaluate', 'trained', 'find_run', 'gallery', 'write_cards', 'flip_test', 'event_shares', 'macro_f1',
+           'flip_f1', 'judge', 'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs', 'experiment_of',
+           'seed_noise', 'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure',
+           'compare', 'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble', 'predict_part', 'predict_left_out',
            'evaluate_run']
 
 # %% ../nbs/07_eval.ipynb #07-003
@@ -993,6 +993,29 @@ def which_part(table: pd.DataFrame, train: pd.DataFrame | None) -> str:
         return "validation"
     return "validation" if set(table.group) & set(train.group) else "test"
 
+# %% ../nbs/07_eval.ipynb #07-094a
+def film_words(
+    run: RunFolder | None, # the run that is evaluated
+    out: Path,             # folder of its page: the panel lies in it, beside it in confounds/, or in the run
+) -> str: # "" where the run has no confound panel with pictures
+    "Take from the run's confound panel whether motion is shown to be used."
+    if run is None:
+        return ""
+    own = "/".join(run.path.parts[-2:])
+    for folder in (out, out.parent / "confounds", run / "confounds"):
+        if not (folder / "confounds.json").exists():
+            continue
+        panel = read_json(folder / "confounds.json")
+        if panel.get("film") and panel.get("run") == own:
+            drawn = " Scores of simulated calves are no evidence about real ones." if panel.get("simulated") else ""
+            return f"From the confound panel (validation): {panel['film']}{drawn}"
+    return ""
+
+def with_film(blocks: list, words: str) -> list:
+    "Put the verdict on motion at the end of the first screen."
+    at = next((k for k, b in enumerate(blocks) if isinstance(b, str) and b.startswith("# ")), len(blocks))
+    return [*blocks[:at], *([words] if words else []), *blocks[at:]]
+
 # %% ../nbs/07_eval.ipynb #07-095
 def evaluate(
     predictions: str | os.PathLike | pd.DataFrame,              # prediction table
@@ -1017,8 +1040,9 @@ def evaluate(
         (Path(out) / "metrics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
         cards = write_cards(manifest, run, Path(out))
         title = "Evaluation on " + ("groups that training never saw" if part == "test" else "validation")
+        facts["film"] = film_words(run, Path(out))
         blocks = report_blocks(table, facts, part, pictures=gallery(table, run), cards=cards, training=trained(run))
-        write_report(Path(out) / "report.html", title, blocks, simulated=simulated)
+        write_report(Path(out) / "report.html", title, with_film(blocks, facts["film"]), simulated=simulated)
         write_json(Path(out) / "metrics.json", facts)
     return facts
 

@@ -146,3 +146,35 @@ def placed_study(auc: float, rng: np.random.Generator, shift=None, icc: float = 
     if shift is not None:
         score = score + shift(cells, is_tail)
     return pd.concat([as_table(is_tail, bout, expit(score - 1.2)), cells], axis=1)
+
+
+def train_side(rng: np.random.Generator, n: int = 700) -> pd.DataFrame:
+    "Training events in which the share of tails differs by group as in the lab, and by hour and place."
+    group = rng.choice(list(GROUPS), n, p=_share(sum(v) for v in GROUPS.values()))
+    hour, place = rng.choice(list(HOURS), n, p=_share(HOURS.values())), rng.choice(list(PLACES), n, p=_share(PLACES.values()))
+    share = np.select([group == 1, group == 2, group == 3], [0.16, 0.06, 0.15], 0.10) * rng.choice([0.6, 1.4], 24)[hour]
+    return pd.DataFrame({"group": group, "day": 1, "camera_id": [CAMERAS[g] for g in group], "start_s": hour * 3600.0, "pen_location": place,
+                         "video_filename": [f"v{k}.mp4" for k in rng.integers(0, 400, n)],
+                         "behavior": np.where(rng.random(n) < share, "tail", "ear")})
+
+
+def planted(name: str, train: pd.DataFrame, sd: float = 0.25):
+    "A shift of the score by `sd` for each standard deviation of the training share of tails of its cell."
+    from crosssuck.confounds import PLACE, training_share
+
+    def shift(cells, is_tail):
+        x = pd.Series(training_share(train, cells, PLACE[name]))
+        x = x - x.groupby(is_tail).transform("mean")
+        return sd * x / x.std()
+    return shift
+
+
+def panel_of(table: pd.DataFrame, train: pd.DataFrame, rng: np.random.Generator, colour: float = 0.5, background: float = 0.5) -> pd.DataFrame:
+    "The rows of the panel that can cast doubt; colour and background as scores of these ROC AUCs. Indexed by what."
+    from crosssuck.confounds import COLUMNS, auc_row, error_rows, follow_rows, judge, repeat_row
+    val, is_tail = table.assign(behavior=table.true_label), (table.true_label == "tail").to_numpy()
+    bout = pd.factorize(table.bout_id)[0]
+    rows = [*follow_rows(table, train, val, n_perm=499), *error_rows(table, n_perm=199), repeat_row(table, val)]
+    rows += [auc_row(what, table, latent(is_tail, bout, auc, rng)[0], "", "", doubt=True, n_boot=40)
+             for what, auc in (("colour", colour), ("background", background))]
+    return judge(pd.DataFrame(rows, columns=COLUMNS)).set_index("what")
