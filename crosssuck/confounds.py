@@ -189,6 +189,7 @@ def _metadata_row(table, train, val, deployable: bool, n_boot: int) -> dict:
     return auc_row(what, table, score, f"From {listed} alone tail ranks above ear: the model has to beat this row, not 0.5.",
                    f"From {listed} alone tail is not shown to rank above ear (the CI includes 0.5).", n_boot=n_boot)
 
+# %% ../nbs/09_confounds.ipynb #09-018a
 def second_row(table: pd.DataFrame, train: pd.DataFrame, val: pd.DataFrame, n_boot: int = 2000) -> dict:
     "Compare time of day to the second with whole hours: a check of the split."
     what, is_tail = "time of day to the second (check of the split)", (table.true_label == "tail").to_numpy()
@@ -722,6 +723,7 @@ def forest(
     plt.close(figure)  # it is shown where it is returned, once
     return figure
 
+# %% ../nbs/09_confounds.ipynb #09-055a
 def panel_words(panel: pd.DataFrame) -> str:
     "Summarise the panel: the model's skill, the doubts, what would have been found, and motion."
     doubts, tested = panel[panel.doubt], int((panel.p_holm.notna() | panel.doubt).sum())
@@ -757,6 +759,7 @@ def _tables(predictions, train, val) -> tuple[pd.DataFrame, pd.DataFrame, pd.Dat
     val = val.drop_duplicates("event_idx").set_index("event_idx", drop=False).loc[table.event_idx].reset_index(drop=True)
     return table.assign(bout_id=val.bout_id), train.reset_index(drop=True), val
 
+# %% ../nbs/09_confounds.ipynb #09-056a
 def confounds(
     predictions: str | os.PathLike | pd.DataFrame, # of the validation events
     train: str | os.PathLike | pd.DataFrame,       # events that were trained on

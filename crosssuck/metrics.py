@@ -699,6 +699,7 @@ def exchange_within(
         low = high
     return source
 
+# %% ../nbs/04b_metrics.ipynb #04b-081z
 def cells_test(
     residual: np.ndarray, # (n,) of each event
     cell: np.ndarray,     # (n,) of each event; a bout lies in one cell
@@ -776,6 +777,7 @@ def holm(p: np.ndarray) -> np.ndarray: # (n,) corrected
     out[order] = np.minimum(np.maximum.accumulate(p[order] * (n - np.arange(n))), 1)
     return out
 
+# %% ../nbs/04b_metrics.ipynb #04b-081y
 def error_tests(
     table: pd.DataFrame, # predictions joined to their events
     *,
