@@ -280,7 +280,7 @@ def test_a_group_is_set_against_its_own_class_balance(sides):
         assert r["figure"] == pytest.approx(share) and r["line"] == pytest.approx(max(share, 1 - share))
     assert not any(r["doubt"] for t in (flat, sure) for r in group_rows(t, val, 200))  # accuracy at one threshold is a description
     ears = val[(val.group != 1) | (val.behavior == "ear")].reset_index(drop=True)
-    assert "no tail event" in group_rows(tiny_predictions(ears, 0.9), ears, 50)[0]["means"]
+    assert "No tail event" in group_rows(tiny_predictions(ears, 0.9), ears, 50)[0]["means"]
 
 
 def test_folds_without_a_class_or_a_run_are_named(sides, tmp_path):
