@@ -54,7 +54,8 @@ $(DONE) &: $(RUNS:%=configs/%.yaml) | $(D)/clips/clips.csv $(D)/split/.audited $
 	@$(SAY) "run: train, evaluate, calibrate three experiments, two at a time (a few minutes)"
 	$(CS) run $(RUNS:%=configs/%.yaml) --seeds 42 --resume --jobs 2
 
-$(P)/%/evaluate/report.html: runs/%/s42/DONE
+# After the panel, whose verdict on motion stands on the page's first screen.
+$(P)/%/evaluate/report.html: runs/%/s42/DONE $(P)/%/confounds/confounds.html
 	@$(SAY) "evaluate $*: on groups 4 and 5"
 	$(CS) evaluate runs/$*/s42/test_predictions.csv --manifest $(D)/split/test_ood.csv --train $(D)/split/train.csv --out $(@D) --simulated
 

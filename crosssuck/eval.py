@@ -11,12 +11,12 @@ __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BA
            'poisson_ci', 'criteria', 'expectations', 'most_wrong', 'wrong_by', 'failures', 'error_source',
            'film_strips', 'strip_picture', 'failure_words', 'gallery_figure', 'failure_browser', 'seen_table',
            'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown', 'write_report', 'greyed',
-           'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part', 'selection_of', 'evaluate',
-           'trained', 'find_run', 'gallery', 'write_cards', 'flip_test', 'event_shares', 'macro_f1', 'flip_f1', 'judge',
-           'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs', 'experiment_of', 'seed_noise',
-           'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure', 'compare',
-           'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble', 'predict_part', 'predict_left_out',
-           'evaluate_run']
+           'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part', 'film_words', 'with_film',
+           'selection_of', 'evaluate', 'trained', 'find_run', 'gallery', 'write_cards', 'flip_test', 'event_shares',
+           'macro_f1', 'flip_f1', 'judge', 'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs',
+           'experiment_of', 'seed_noise', 'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words',
+           'comparison_figure', 'compare', 'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble',
+           'predict_part', 'predict_left_out', 'evaluate_run']
 
 # %% ../nbs/07_eval.ipynb #07-003
 import itertools
@@ -40,7 +40,7 @@ from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_b
 from .metrics import (ECE_WORDS, FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
                                bound, excluded_words, judged, line_excluded, line_words, optimism_words, read_criteria,
                                reworded, selecting, verdict_parts)
-from .metrics import (Live, Scorer, bca, between_test, check_predictions, deciding, intervals, leave_one_out,
+from .metrics import (Live, Scorer, bca, check_predictions, deciding, error_tests, intervals, leave_one_out,
                                left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure, summarise)
 from .metrics import VAL_EPOCHS, class_collapse, no_selection_record, read_val_epochs, stored_selection
 from .splits import assign_bouts, log_test_look, read_part, video_key
@@ -50,7 +50,7 @@ HEADLINE = {"roc_auc": "ROC AUC", "average_precision": "average precision", "mac
             "precision_tail": "tail precision", "f1_tail": "tail F1", "recall_ear": "ear recall", "accuracy": "accuracy", **ECE_WORDS,
             "brier": "Brier score"}
 RIVALS = {"always_ear": "majority-class baseline (always ear)", "coin_same_rate": "random classifier with the same rate of tail calls",
-          "metadata_deployable": "metadata baseline (hour, day, camera)", "metadata_all": "metadata baseline (all fields)"}
+          "metadata_deployable": "metadata baseline (whole hours, day, camera)", "metadata_all": "metadata baseline (all fields)"}
 
 RUN_FILES = {"validation": ("val", "predictions_agg.csv", "metrics.json"),               # part -> side of the split, table, metrics
              "test": ("test_ood", "test_predictions.csv", "test_metrics.json")}
@@ -693,29 +693,16 @@ def failures(
 # %% ../nbs/07_eval.ipynb #07-067
 def error_source(
     table: pd.DataFrame, # predictions joined to their events
-    n_perm: int = 500,
-) -> dict: # share, p_value, n_cells, sentence, videos: the worst, with their counts
-    "Say whether the errors belong to some videos, or to the behaviour."
-    if not {"camera_id", "video_filename", "bout_id"} <= set(table) or (table.video_filename.fillna("") == "").all():
-        return {"share": None, "p_value": None, "n_cells": 0, "videos": [],
-                "sentence": "Whether errors belong to a video is not known: the table names no videos."}
-    blame = pd.Series(wrong_by(table), table.index)
-    level = blame - blame.groupby(table.true_label).transform("mean")
-    video = video_key(table)
-    once = level.groupby([video.rename("video"), table.bout_id]).mean()
-    facts = between_test(once.to_numpy(), once.index.get_level_values("video").to_numpy(), n_perm=n_perm)
-    several = int((once.groupby("video").size() > 1).sum())
-    worst = [_video_row(table[video == v]) for v in level.groupby(video).mean().nlargest(3).index] if facts["share"] is not None else []
-    if facts["share"] is None or several < MIN_UNITS:
-        words = f"Whether errors belong to a video cannot be told: {several} of the {facts['n_cells']} videos hold more than one bout, fewer than {MIN_UNITS}."
-    elif facts["p_value"] <= 0.05:
-        words = (f"The errors belong to some videos: {facts['share']:.0%} of their scatter lies between the {facts['n_cells']} videos, "
-                 f"more than chance gives (p = {facts['p_value']:.3f}). "
-                 f"Look first at {worst[0]['video']}: {worst[0]['wrong']} of {worst[0]['events']} events wrong.")
-    else:
-        words = (f"The errors are spread over the {facts['n_cells']} videos ({several} with more than one bout) as chance would spread them: "
-                 f"{facts['share']:.0%} of their scatter lies between videos, p = {facts['p_value']:.2f}. They are not shown to belong to some videos: look at the behaviour.")
-    return facts | {"videos": worst, "several": several, "sentence": words}
+) -> dict: # as `error_tests`, with videos: the three with most errors, n_cells and several: videos, and those with several bouts
+    "Say where false alarms and misses come from: group, camera, hour, video."
+    facts = error_tests(table) | {"videos": [], "n_cells": 0, "several": 0}
+    facts["p_value"] = min((t["p_holm"] for t in facts["tests"] if t["p"] is not None), default=None)  # the smallest, corrected
+    if "video" not in {t["level"] for t in facts["tests"]}:
+        return facts
+    video, wrong = video_key(table), (table.prob_tail >= 0.5) != (table.true_label == "tail")
+    bouts = table.groupby(video).bout_id.nunique()
+    worst = wrong.groupby(video).sum().sort_values(ascending=False, kind="stable").index[:3]
+    return facts | {"videos": [_video_row(table[video == v]) for v in worst], "n_cells": len(bouts), "several": int((bouts > 1).sum())}
 
 def _video_row(part: pd.DataFrame) -> dict:
     "Name a video without its file name, and count what is wrong in it."
@@ -1129,13 +1116,36 @@ def assess(
     facts["curves"], facts["cells"] = curve_facts(table, few), cell_facts(table, few)
     facts["risk_coverage"] = risk_coverage(is_tail, prob, table.bout_id, n_boot=few).to_dict("records") if known and len(table) >= 20 else []
     facts["left_out"] = [] if left_out is None else left_out_scores(table, left_out, n_boot=n_boot)
-    return facts | {"errors": error_source(table, min(n_perm, 500))}
+    return facts | {"errors": error_source(table)}
 
 def which_part(table: pd.DataFrame, train: pd.DataFrame | None) -> str:
     "Say `test` where no group of the table was trained on, else `validation`."
     if train is None or "group" not in table:
         return "validation"
     return "validation" if set(table.group) & set(train.group) else "test"
+
+# %% ../nbs/07_eval.ipynb #07-094a
+def film_words(
+    run: RunFolder | None, # the run that is evaluated
+    out: Path,             # folder of its page: the panel lies in it, beside it in confounds/, or in the run
+) -> str: # "" where the run has no confound panel with pictures
+    "Take from the run's confound panel whether motion is shown to be used."
+    if run is None:
+        return ""
+    own = "/".join(run.path.parts[-2:])
+    for folder in (out, out.parent / "confounds", run / "confounds"):
+        if not (folder / "confounds.json").exists():
+            continue
+        panel = read_json(folder / "confounds.json")
+        if panel.get("film") and panel.get("run") == own:
+            drawn = " Scores of simulated calves are no evidence about real ones." if panel.get("simulated") else ""
+            return f"From the confound panel (validation): {panel['film']}{drawn}"
+    return ""
+
+def with_film(blocks: list, words: str) -> list:
+    "Put the verdict on motion at the end of the first screen."
+    at = next((k for k, b in enumerate(blocks) if isinstance(b, str) and b.startswith("# ")), len(blocks))
+    return [*blocks[:at], *([words] if words else []), *blocks[at:]]
 
 # %% ../nbs/07_eval.ipynb #07-202
 def selection_of(
@@ -1216,9 +1226,10 @@ def evaluate(
         (Path(out) / "metrics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
         cards = write_cards(manifest, run, Path(out))
         title = "Evaluation on " + ("groups that training never saw" if part == "test" else "validation")
+        facts["film"] = film_words(run, Path(out))
         blocks = report_blocks(table, facts, part, pictures=gallery(table, run), cards=cards, training=trained(run),
                                lab=read_criteria(criteria)[0])
-        write_report(Path(out) / "report.html", title, blocks, simulated=simulated)
+        write_report(Path(out) / "report.html", title, with_film(blocks, facts["film"]), simulated=simulated)
         write_json(Path(out) / "metrics.json", facts)
     return facts
 

@@ -1559,7 +1559,7 @@ def render_notebook(
 
 # %% ../nbs/11_experiments.ipynb #11-137
 BASELINES = {"always_ear": "always ear", "always_tail": "always tail", "coin": "random classifier", "coin_same_rate": "random classifier, same rate",
-             "metadata_deployable": "metadata (hour, day, camera)", "metadata_all": "metadata (all fields)"}
+             "metadata_deployable": "metadata (whole hours, day, camera)", "metadata_all": "metadata (all fields)"}
 
 def score_cell(
     facts: dict,   # a metrics.json

@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_BINS', 'DEFINITIONS', 'ECE_METRICS', 'ECE_WORDS',
-           'BLOCK', 'LEVEL', 'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METHOD_ECE', 'METADATA', 'SELECTORS',
-           'AFTER_SELECTION', 'VAL_EPOCHS', 'FIELD_WORDS', 'NO_BOUTS', 'SELECTION_WARNING', 'SELECTED_BY',
-           'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest', 'equal_bins',
+           'BLOCK', 'LEVEL', 'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METHOD_ECE', 'METADATA', 'KINDS', 'LEVELS',
+           'SHARED', 'SELECTORS', 'AFTER_SELECTION', 'VAL_EPOCHS', 'FIELD_WORDS', 'NO_BOUTS', 'SELECTION_WARNING',
+           'SELECTED_BY', 'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest', 'equal_bins',
            'not_computed', 'calibration_gaps', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out',
            'bca', 'deciding', 'bin_noise', 'ece_intervals', 'intervals', 'coin_scores', 'trivial_scores', 'called_tail',
            'class_collapse', 'metadata_table', 'metadata_fields', 'metadata_baseline', 'exchange_bouts',
            'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage', 'risk_figure',
-           'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'between_share', 'between_test',
-           'MetricLine', 'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria', 'read_criteria', 'Live',
-           'epoch_scores', 'selected_scores', 'no_selection_record', 'selection_record', 'read_val_epochs',
-           'stored_selection', 'selection_sentence', 'selecting', 'call', 'line_excluded', 'verdict', 'judged',
-           'reworded', 'verdict_parts', 'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words',
-           'paired_difference', 'summarise']
+           'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'exchange_within', 'cells_test',
+           'error_cells', 'untestable', 'holm', 'error_tests', 'error_words', 'MetricLine', 'RepeatedValues',
+           'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria', 'read_criteria', 'Live', 'epoch_scores',
+           'selected_scores', 'no_selection_record', 'selection_record', 'read_val_epochs', 'stored_selection',
+           'selection_sentence', 'selecting', 'call', 'line_excluded', 'verdict', 'judged', 'reworded', 'verdict_parts',
+           'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words', 'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -33,7 +33,7 @@ from pydantic.dataclasses import dataclass
 
 from .core import (CLASSES, COLOUR, CRITERIA, UserError, criteria_path, read_table,
                             read_yaml, sha256_file, verify_hash)
-from .splits import assign_bouts, effective_n, near_pairs, read_part
+from .splits import assign_bouts, effective_n, near_pairs, read_part, video_key
 
 # %% ../nbs/04b_metrics.ipynb #04b-006
 TOLERANCE = 1e-3  # how far two probabilities may miss a sum of 1, and a label its threshold, by rounding
@@ -543,10 +543,14 @@ METADATA = {"hour": True, "day": True, "camera_id": True,                # a dep
             "group": False, "pen_location": False, "duration_sec": False} # it has not
 
 def metadata_table(
-    events: pd.DataFrame, # with start_s and the fields of METADATA, as far as there are any
+    events: pd.DataFrame,     # with start_s and the fields of METADATA, as far as there are any
+    exact_time: bool = False, # hour with its fraction, to the second; for the check of the split
 ) -> pd.DataFrame: # hour and duration as numbers, the others as text
-    "Take the metadata of each event."
-    out = {"hour": events["start_s"] / 3600} if "start_s" in events else {}
+    "Take the metadata of each event; the time of day in whole hours."
+    out = {}
+    if "start_s" in events:
+        hour = events["start_s"].astype(float) / 3600
+        out["hour"] = hour if exact_time else np.floor(hour)
     for f in [f for f in METADATA if f in events]:
         out[f] = events[f].astype(float) if f == "duration_sec" else events[f].astype(str)
     return pd.DataFrame(out, index=events.index)
@@ -562,6 +566,7 @@ def metadata_baseline(
     table: pd.DataFrame,          # the events that the model is scored on
     *,
     deployable: bool = False,     # only what a deployed system would have
+    exact_time: bool = False,     # time of day to the second, which can identify a bout
 ) -> tuple[np.ndarray, list[str]]: # (n,) P(tail) of the table's events; the fields used
     "Predict tail from metadata alone, fitted on the training side."
     from sklearn.compose import make_column_transformer
@@ -572,7 +577,7 @@ def metadata_baseline(
         raise UserError(f"{len(both)} scored events are in the training table too", where="metadata baseline", remedy="give the training side of the split")
     train = train[train["copy"] == 0] if "copy" in train else train
     train = train[train["behavior"].isin(CLASSES)]
-    known, asked = metadata_table(train), metadata_table(table)
+    known, asked = metadata_table(train, exact_time), metadata_table(table, exact_time)
     use = metadata_fields(train, table, deployable)
     if train["behavior"].nunique() < 2 or not use:
         raise UserError("nothing to learn from", where="metadata baseline", remedy="the training table needs both classes and at least one field of METADATA")
@@ -798,35 +803,187 @@ def repeated_values(
     return facts | {"expected": round(expected, 2), "p_value": float(poisson.sf(facts["repeated"] - 1, expected))}
 
 # %% ../nbs/04b_metrics.ipynb #04b-081
-def between_share(
-    score: np.ndarray, # (n,)
-    cell: np.ndarray,  # (n,) video of each event
-) -> float: # 0..1; NaN for fewer than two cells, or no cell with two events
-    "Give the share of the scatter that lies between cells (one-way intraclass correlation, not below 0)."
-    code = pd.factorize(np.asarray(cell))[0]
-    size = np.bincount(code)
-    k, n = len(size), len(score)
-    if k < 2 or n <= k:
-        return float("nan")
-    mean = np.bincount(code, score) / size
-    between = (size * (mean - score.mean()) ** 2).sum() / (k - 1)
-    inside = ((score - mean[code]) ** 2).sum() / (n - k)
-    usual = (n - (size**2).sum() / n) / (k - 1)
-    total = between + (usual - 1) * inside
-    return float(max((between - inside) / total, 0)) if total > 0 else float("nan")
+def exchange_within(
+    size: np.ndarray,    # (n,) int, events of each bout
+    stratum: np.ndarray, # (n,) bouts exchange only with bouts of the same stratum
+    n: int,              # shuffles
+    rng: np.random.Generator,
+    least: int = 10,     # bouts of about the same size that exchange among themselves, at least
+) -> np.ndarray: # (n, n bouts) int: the bout whose values each bout takes
+    "Exchange whole bouts of about the same size within each stratum."
+    code = pd.factorize(np.asarray(stratum))[0]
+    order = np.lexsort((size, code))
+    ends = [*(np.flatnonzero(np.diff(code[order])) + 1), len(order)]
+    source, low = np.tile(np.arange(len(size)), (n, 1)), 0
+    for high in ends:
+        cuts = [low]
+        for k in low + 1 + np.flatnonzero(np.diff(size[order[low:high]])):
+            if k - cuts[-1] >= least and high - k >= least:
+                cuts.append(int(k))
+        for a, b in zip(cuts, [*cuts[1:], high], strict=True):
+            own = order[a:b]
+            source[:, own] = rng.permuted(np.tile(own, (n, 1)), axis=1)
+        low = high
+    return source
 
-def between_test(
-    score: np.ndarray, # (n,), one a bout: its events are alike for good reasons
-    cell: np.ndarray,  # (n,) video of each bout
+# %% ../nbs/04b_metrics.ipynb #04b-081z
+def cells_test(
+    residual: np.ndarray, # (n,) of each event
+    cell: np.ndarray,     # (n,) of each event; a bout lies in one cell
+    within: np.ndarray,   # (n,) of each event; bouts are exchanged within these
+    bout: np.ndarray,     # (n,) of each event
     *,
-    n_perm: int = 500, seed: int = 0,
-) -> dict: # share, p_value, n_cells, chance: what moving bouts leaves in 39 of 40 cases, at most; None where it cannot be computed
-    "Test whether more of the scatter lies between cells than moving bouts at random would leave there."
-    value, rng = between_share(score, cell), np.random.default_rng(seed)
-    if not np.isfinite(value):
-        return {"share": None, "p_value": None, "n_cells": len(set(cell)), "chance": None}
-    null = np.array([between_share(score, rng.permutation(cell)) for _ in range(n_perm)])
-    return {"share": value, "p_value": float((1 + (null >= value - 1e-12).sum()) / (1 + n_perm)), "n_cells": len(set(cell)), "chance": float(np.quantile(null, 0.975))}
+    n_perm: int = 2000, seed: int = 0,
+) -> float: # p value
+    "Test whether residuals differ between cells: sum of squares between cells, whole bouts exchanged."
+    unit = bout_codes(bout)
+    first = np.unique(unit, return_index=True)[1]
+    centred = residual - pd.Series(residual).groupby(np.asarray(within)).transform("mean").to_numpy()
+    size, total = np.bincount(unit), np.bincount(unit, centred)
+    code = pd.factorize(np.asarray(cell)[first])[0]
+    rng, n_cells, null = np.random.default_rng(seed), code.max() + 1, []
+
+    def between(source):
+        at = (code + np.arange(len(source))[:, None] * n_cells).ravel()
+        sums, counts = (np.bincount(at, x[source].ravel(), len(source) * n_cells) for x in (total, size))
+        return (sums**2 / counts).reshape(-1, n_cells).sum(1)
+
+    block = max(1, BLOCK // len(size))
+    for begin in range(0, n_perm, block):
+        null.append(between(exchange_within(size, np.asarray(within)[first], min(block, n_perm - begin), rng)))
+    seen = between(np.arange(len(size))[None])[0]
+    return float((1 + (np.concatenate(null) >= seen - 1e-12).sum()) / (1 + n_perm))
+
+# %% ../nbs/04b_metrics.ipynb #04b-081a
+KINDS = {"false alarms": "ear", "misses": "tail"} # kind of error -> true label of the events that can have it
+LEVELS = {"group": "groups", "camera": "cameras", "hour": "hours", "video": "videos"}
+SHARED = 0.5 # share of bouts that must have another bout in their cell
+
+def error_cells(
+    table: pd.DataFrame, # predictions joined to their events
+) -> dict[str, tuple[np.ndarray, np.ndarray]]: # level -> cell of each event, and the stratum within which bouts are exchanged
+    "Name the cells of each level that the table knows."
+    if "group" not in table or "bout_id" not in table or (table["bout_id"].fillna("") == "").any():
+        return {}
+    group = "group " + table["group"].astype(str)
+    cells = {"group": (group, np.zeros(len(table)))}
+    if "camera_id" in table and (table["camera_id"].fillna("").astype(str) != "").all():
+        cells["camera"] = (group + ", camera " + table["camera_id"].astype(str), group)
+        if "video_filename" in table and (table["video_filename"].fillna("") != "").all():
+            number = pd.factorize(video_key(table), sort=True)[0] + 1  # a file's name is written nowhere
+            cells["video"] = (group + ", video " + pd.Series(number, table.index).astype(str), group)
+    if "start_s" in table:
+        cells["hour"] = (group + ", hour " + (table["start_s"] // 3600).astype(int).astype(str), group)
+    return {k: tuple(map(np.asarray, cells[k])) for k in LEVELS if k in cells}
+
+def untestable(
+    cell: np.ndarray, within: np.ndarray, # of each event
+    bout: np.ndarray,
+    level: str,
+    whose: str = "",                      # which bouts these are, for the words
+) -> str: # why the cells cannot be compared; "" where they can
+    "Say with numbers why a level cannot be tested."
+    first = np.unique(bout, return_index=True)[1]
+    (c, names), (w, strata) = (pd.factorize(x[first]) for x in (cell, within))
+    home = dict(zip(c, w, strict=True))  # the stratum of each cell
+    several = np.bincount(list(home.values()), minlength=len(strata))[w] > 1
+    if not several.any():
+        nested = level == "camera" and len(strata) > 1
+        return "each group has one camera, so that the two cannot be separated" if nested else f"there is one {level}{whose}"
+    size, k = np.bincount(c), int(several.sum())
+    if (size[c] > 1).mean() < SHARED:
+        return f"{(size == 1).sum()} of {len(names)} {LEVELS[level]}{whose} hold one bout"
+    return f"{k} bouts{whose} can be compared, fewer than {MIN_UNITS}" if k < MIN_UNITS else ""
+
+# %% ../nbs/04b_metrics.ipynb #04b-081b
+def holm(p: np.ndarray) -> np.ndarray: # (n,) corrected
+    "Correct p values for their number, after Holm."
+    p = np.asarray(p, float)
+    order, n = np.argsort(p), len(p)
+    out = np.empty(n)
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * (n - np.arange(n))), 1)
+    return out
+
+# %% ../nbs/04b_metrics.ipynb #04b-081y
+def error_tests(
+    table: pd.DataFrame, # predictions joined to their events
+    *,
+    n_perm: int = 2000, seed: int = 0,
+) -> dict: # tests, n_tests, method, sentence
+    "Test where false alarms and misses come from: group, camera, hour, video; Holm-corrected."
+    tests, prob = [], table["prob_tail"].to_numpy(float)
+    bout = bout_codes(table["bout_id"]) if "bout_id" in table else None
+    label = table["true_label"].to_numpy()
+    for level, (cell, within) in error_cells(table).items():
+        why = untestable(cell, within, bout, level)
+        for kind, name in KINDS.items():
+            own = label == name
+            note = why or untestable(cell[own], within[own], bout[own], level, f" with a true {name}")
+            if not note and np.ptp(prob[own]) == 0:
+                note = f"all true {name}s have one P(tail)"
+            p = None if note else cells_test(prob[own], cell[own], within[own], bout[own], n_perm=n_perm, seed=seed)
+            tests.append({"level": level, "kind": kind, "note": note, "p": p, "p_holm": None,
+                          "n_bouts": len(np.unique(bout[own])), **_error_counts(prob[own], cell[own], kind)})
+    done = [t for t in tests if t["p"] is not None]
+    for t, p in zip(done, holm([t["p"] for t in done]).tolist(), strict=True):
+        t["p_holm"] = p
+    method = ("permutation test of P(tail) minus its mean over the same true label; whole bouts exchanged, "
+              f"{n_perm:,} times; Holm-corrected for {_tests(len(done))}")
+    return {"tests": tests, "n_tests": len(done), "method": method, "sentence": _errors_words(tests, len(done))}
+
+def _error_counts(prob: np.ndarray, cell: np.ndarray, kind: str) -> dict:
+    "Count events and errors in each cell, and name the cell that has most errors beyond its share."
+    if not len(prob):
+        return {"worst": None, "mean_worst_and_rest": None, "cells": {}}
+    code, names = pd.factorize(cell, sort=True)
+    alarm = kind == "false alarms"
+    events, wrong, total = (np.bincount(code, w) for w in (None, (prob >= 0.5) == alarm, prob))
+    k = int(np.argmax((total - events * prob.mean()) * (1 if alarm else -1)))
+    rest = float(prob[code != k].mean()) if (code != k).any() else None
+    return {"worst": str(names[k]), "mean_worst_and_rest": [float(total[k] / events[k]), rest],
+            "cells": {str(c): [int(w), int(n)] for c, w, n in zip(names, wrong, events, strict=True)}}
+
+# %% ../nbs/04b_metrics.ipynb #04b-081c
+def _tests(n: int) -> str: return f"{n} test" + "s" * (n != 1)
+def _p(p: float) -> str: return f"p = {p:.2f}" if p >= 0.095 else f"p = {p:.1g}" if p < 0.001 else f"p = {p:.3f}"
+
+def _rates(t: dict) -> str: # "5/116, 1/48, 2/72, 32/87", or the worst cell beside the rest
+    cells = t["cells"]
+    if len(cells) <= 6:
+        return ", ".join(f"{w}/{n}" for w, n in cells.values())
+    wrong, events = (sum(c[k] for c in cells.values()) for k in (0, 1))
+    w, n = cells[t["worst"]]
+    return f"{w}/{n} there, {wrong - w}/{events - n} elsewhere"
+
+def error_words(
+    t: dict, # one of `error_tests(...)["tests"]`
+) -> str: # one sentence
+    "Say what a test of one level and one kind of error found."
+    of, total = f"by {t['level']}" + " within groups" * (t["level"] != "group"), sum(w for w, _ in t["cells"].values())
+    if t["p"] is None:
+        return f"{t['kind'].capitalize()} {of}: not tested ({t['note']})."
+    if t["p_holm"] >= 0.05:
+        return (f"{t['kind'].capitalize()} are not shown to differ {of} "
+                + (f"({_rates(t)}; {_p(t['p_holm'])})." if len(t["cells"]) <= 6 else f"({_p(t['p_holm'])})."))
+    here, rest = t["mean_worst_and_rest"]
+    w, label = t["cells"][t["worst"]][0], KINDS[t["kind"]]
+    many = f"{w} of the {total} {t['kind']} come from {t['worst']}" if w else f"{t['kind'].capitalize()} differ {of}"
+    return f"{many} ({of}: {_rates(t)}; mean P(tail) of its true {label}s {here:.2f}, of the others {rest:.2f}; permutation {_p(t['p_holm'])})."
+
+def _errors_words(tests: list[dict], n_done: int) -> str:
+    "Say where the errors come from: what was shown first, then what was not, then what could not be tested."
+    if not tests:
+        return "Where the errors come from cannot be tested: the table names no groups and bouts; give the events with --manifest."
+    done = sorted((t for t in tests if t["p"] is not None), key=lambda t: t["p_holm"] >= 0.05)
+    reasons: dict[str, list[str]] = {}
+    for t in tests:
+        if t["p"] is None:
+            reasons.setdefault(f"{LEVELS[t['level']]} ({t['note']})", []).append(t["kind"])
+    undone = [why if len(kinds) == len(KINDS) else f"{kinds[0]} by {why}" for why, kinds in reasons.items()]
+    words = [error_words(t) for t in done]
+    words += [f"The p values are corrected for {_tests(n_done)}; whole bouts were exchanged."] if done else []
+    words += [f"Not tested: {'; '.join(undone)}."] if undone else []
+    return " ".join(words)
 
 # %% ../nbs/04b_metrics.ipynb #04b-111
 _closed = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -1102,7 +1259,7 @@ def selection_sentence(
             f"(permutation of whole bouts, {record['n_perm']:,} times: p = {p:.3f}).")
 
 # %% ../nbs/04b_metrics.ipynb #04b-087
-FIELD_WORDS = {"hour": "hour", "day": "day", "camera_id": "camera",
+FIELD_WORDS = {"hour": "whole hours", "day": "day", "camera_id": "camera",
                "group": "group", "pen_location": "place in the pen", "duration_sec": "duration"}
 
 NO_BOUTS = "the bouts are not known; give the events with --manifest"

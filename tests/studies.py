@@ -140,3 +140,83 @@ class AucOnly:
 
     def jack(self):
         return self.of(1 - np.eye(len(self.tails)))
+
+
+GROUPS = {1: (116, 19), 2: (48, 2), 3: (72, 4), 6: (87, 13)}  # group: ear and tail events of the lab's validation
+CAMERAS = {1: "8", 2: "16", 3: "12", 6: "12"}
+HOURS = {6: 44, 7: 45, 8: 25, 9: 14, 10: 32, 11: 27, 12: 28, 13: 25, 14: 17, 15: 37, 16: 43, 17: 24}  # events
+PLACES = {"middle": 196, "front": 112, "back": 53}  # events
+
+
+def lab_cells(is_tail: np.ndarray, bout: np.ndarray, rng: np.random.Generator, alone: float = 130 / 176) -> pd.DataFrame:
+    """group, day, camera_id, video_filename, start_s, pen_location of each event of a validation study.
+
+    Groups are filled to the lab's numbers of ear and tail events, one camera a group; of 176 bouts 130 are
+    alone in their video and the others share one in twos; hour and place in the pen are drawn a bout.
+    """
+    n = bout.max() + 1
+    ears, tails = np.bincount(bout, ~is_tail), np.bincount(bout, is_tail)
+    room, group = np.array(list(GROUPS.values()), float), np.zeros(n, int)
+    for b in np.lexsort((rng.random(n), -np.maximum(tails * 100, ears))):  # the large ones first
+        need = np.array([ears[b], tails[b]])
+        score = (room - need).min(axis=1) * 100 + room @ (1, 1) if tails[b] else room[:, 0]
+        group[b] = rng.choice(len(room), p=_share(room[:, 1])) if tails[b] and rng.random() < 0.5 else int(np.argmax(score))
+        room[group[b]] -= need
+    video = np.arange(n)
+    for g in range(len(room)):
+        own = rng.permutation(np.flatnonzero(group == g))
+        shared = own[: int(round(len(own) * (1 - alone) / 2)) * 2]
+        video[shared[1::2]] = video[shared[::2]]
+    hour = rng.choice(list(HOURS), n, p=_share(HOURS.values()))
+    place = rng.choice(list(PLACES), n, p=_share(PLACES.values()))
+    names = np.array(list(GROUPS))[group]
+    return pd.DataFrame({"group": names, "day": 1, "camera_id": np.array(list(CAMERAS.values()))[group],
+                         "video_filename": [f"v{v}.mp4" for v in video], "start_s": hour * 3600.0 + 7.0 * np.arange(n) % 3000,
+                         "pen_location": place}).iloc[bout].reset_index(drop=True)
+
+
+def _share(values) -> np.ndarray:
+    weight = np.maximum(np.fromiter(values, float), 1e-9)
+    return weight / weight.sum()
+
+
+def placed_study(auc: float, rng: np.random.Generator, shift=None, icc: float = 0.4) -> pd.DataFrame:
+    "A validation study with its cells; `shift(cells, is_tail)` is added to the latent score."
+    is_tail, bout = labels(VALIDATION, rng)
+    cells = lab_cells(is_tail, bout, rng)
+    score = latent(is_tail, bout, auc, rng, icc)[0]
+    if shift is not None:
+        score = score + shift(cells, is_tail)
+    return pd.concat([as_table(is_tail, bout, expit(score - 1.2)), cells], axis=1)
+
+
+def train_side(rng: np.random.Generator, n: int = 700) -> pd.DataFrame:
+    "Training events in which the share of tails differs by group as in the lab, and by hour and place."
+    group = rng.choice(list(GROUPS), n, p=_share(sum(v) for v in GROUPS.values()))
+    hour, place = rng.choice(list(HOURS), n, p=_share(HOURS.values())), rng.choice(list(PLACES), n, p=_share(PLACES.values()))
+    share = np.select([group == 1, group == 2, group == 3], [0.16, 0.06, 0.15], 0.10) * rng.choice([0.6, 1.4], 24)[hour]
+    return pd.DataFrame({"group": group, "day": 1, "camera_id": [CAMERAS[g] for g in group], "start_s": hour * 3600.0, "pen_location": place,
+                         "video_filename": [f"v{k}.mp4" for k in rng.integers(0, 400, n)],
+                         "behavior": np.where(rng.random(n) < share, "tail", "ear")})
+
+
+def planted(name: str, train: pd.DataFrame, sd: float = 0.25):
+    "A shift of the score by `sd` for each standard deviation of the training share of tails of its cell."
+    from crosssuck.confounds import PLACE, training_share
+
+    def shift(cells, is_tail):
+        x = pd.Series(training_share(train, cells, PLACE[name]))
+        x = x - x.groupby(is_tail).transform("mean")
+        return sd * x / x.std()
+    return shift
+
+
+def panel_of(table: pd.DataFrame, train: pd.DataFrame, rng: np.random.Generator, colour: float = 0.5, background: float = 0.5) -> pd.DataFrame:
+    "The rows of the panel that can cast doubt; colour and background as scores of these ROC AUCs. Indexed by what."
+    from crosssuck.confounds import COLUMNS, auc_row, error_rows, follow_rows, judge, repeat_row
+    val, is_tail = table.assign(behavior=table.true_label), (table.true_label == "tail").to_numpy()
+    bout = pd.factorize(table.bout_id)[0]
+    rows = [*follow_rows(table, train, val, n_perm=499), *error_rows(table, n_perm=199), repeat_row(table, val)]
+    rows += [auc_row(what, table, latent(is_tail, bout, auc, rng)[0], "", "", doubt=True, n_boot=40)
+             for what, auc in (("colour", colour), ("background", background))]
+    return judge(pd.DataFrame(rows, columns=COLUMNS)).set_index("what")

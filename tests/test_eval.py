@@ -119,7 +119,7 @@ def test_february_table_to_its_printed_digits_and_what_it_did_not_say(lab, tmp_p
     more = unsaid_table(facts).set_index("what")
     assert re.fullmatch(r"0\.490 \(95 % CI 0\.3\d\d to 0\.6\d\d\), over 176 bouts", more["this model"]["ROC AUC"])
     assert more["this model"]["average precision"].startswith("0.115") and "0.105" in more["beside it"]["average precision"]
-    assert "majority-class baseline (always ear): 0.472" in more["beside it"]["macro F1"] and more.index.str.startswith("metadata baseline, fitted on training: hour, day, camera").sum() == 2
+    assert "majority-class baseline (always ear): 0.472" in more["beside it"]["macro F1"] and more.index.str.startswith("metadata baseline, fitted on training: whole hours, day, camera").sum() == 2
     shuffled = more.loc["permutation test over bouts"]
     assert shuffled["this model"].startswith("p = 0.") and re.fullmatch(r"permutations \(among bouts of about the same length\) give 0\.4\d\d on average; \d\d % of \d+ reach the ROC AUC of this model; not corrected for a selection on these events", shuffled["beside it"])
     words = page_text(tmp_path / "report.html")
@@ -420,25 +420,24 @@ def test_failures_are_failures_of_both_kinds(coin):
     assert {"duration_sec", "pen_location", "other_class_overlap_s"} <= set(f)
 
 
-def test_errors_of_a_video_and_of_the_behaviour_are_told_apart():
-    rng = np.random.default_rng(0)
-    calls = {"video": [], "behaviour": []}
-    for _ in range(40):
+def test_errors_of_a_video_are_found_where_videos_hold_several_bouts():
+    rng, calls = np.random.default_rng(0), {"video": [], "nothing": []}
+    for _ in range(12):
         video = np.repeat(np.arange(24), 6)
         t = pd.DataFrame({"group": 1, "day": 1, "camera_id": "8", "video_filename": video.astype(str), "bout_id": np.repeat(np.arange(72), 2).astype(str), "true_label": "ear"})
         t.loc[rng.random(144) < 0.3, "true_label"] = "tail"
-        bad = np.repeat(rng.random(24) < 0.3, 6)
-        noise = rng.normal(0, 0.15, 72).repeat(2)
-        for name, level in (("video", np.where(bad, 0.75, 0.25)), ("behaviour", 0.4)):
-            wrong = np.clip(level + noise, 0.01, 0.99)
-            p = np.where(t.true_label == "tail", 1 - wrong, wrong)
-            calls[name].append(error_source(t.assign(prob_tail=p, prob_ear=1 - p), 99)["p_value"] <= 0.05)
-    assert np.mean(calls["video"]) > 0.9 and np.mean(calls["behaviour"]) < 0.15
+        noise = rng.normal(0, 0.1, 72).repeat(2)
+        for name, level in (("video", np.repeat(np.where(rng.random(24) < 0.3, 0.75, 0.25), 6)), ("nothing", 0.4)):
+            p = np.clip(level + noise, 0.01, 0.99)
+            calls[name].append(error_source(t.assign(prob_tail=p, prob_ear=1 - p))["p_value"] <= 0.05)
+    assert np.mean(calls["video"]) > 0.9 and np.mean(calls["nothing"]) < 0.4
 
 
 def test_errors_without_videos_say_so(good):
-    assert "names no videos" in error_source(good.assign(video_filename=""), 20)["sentence"]
-    assert "cannot be told: 0 of the" in error_source(good.assign(video_filename=good.bout_id), 20)["sentence"]
+    none = error_source(good.assign(video_filename=""))
+    assert none["videos"] == [] and "video" not in {t["level"] for t in none["tests"]} and none["p_value"] is not None
+    alone = error_source(good.assign(video_filename=good.bout_id))
+    assert alone["several"] == 0 and f"videos ({alone['n_cells']} of {alone['n_cells']} videos hold one bout)" in alone["sentence"]
 
 
 def test_the_browser_goes_through_the_failures(coin, monkeypatch):
