@@ -1584,12 +1584,12 @@ def lead_sentence(table: pd.DataFrame) -> str:
 
 def best_by_test(runs: list[RunFolder]) -> str:
     "Say which run the January plan would have chosen, and why that is not followed; empty with fewer than two."
+    from crosssuck.eval import chosen_words
     found = {r.name: scored(r)["test"]["metrics"].get("f1_tail") for r in runs if "test" in scored(r)}
     known = {k: v for k, v in found.items() if v is not None}
     if len(known) < 2:
         return ""
-    best = max(known, key=known.get)
-    return (f"The January plan's rule, highest tail F1 on test, would choose {best} (tail F1 {known[best]:.3f}). It is not followed: "
+    return (f"The January plan's rule, highest tail F1 on test, would have {chosen_words(known)}. It is not followed: "
             "who chooses on the test set has no test set left.")
 
 # %% ../nbs/11_experiments.ipynb #11-142
