@@ -526,11 +526,18 @@ def target_table(result: dict) -> pd.DataFrame:
 # %% ../nbs/08_calibration.ipynb #08-060
 SAID = {"sweep": "tail recall: of the true tail events, the share found. tail precision: of those called tail, the share that are (empty where nothing is called tail).",
         "february": "The same sweep in the shape of section 7 of the February report: thresholds that give the same share a row.",
-        "targets": "Chosen on validation; the figure to believe is that on test. Intervals are 95 %, over bouts. A cost is that of 100 events, in false "
+        "targets": "Chosen on validation; the figure to believe is that on test. A cost is that of 100 events, in false "
                    "alarms. A refused row is shown and must not be used.",
         "reliability": "Dots on the diagonal say what they mean. Bars are 95 % intervals of a share (Wilson, events taken as independent). This ECE asks about the "
                        "probability of tail, in ten bins of equal size; the ECE of an evaluation asks about the class that was called, in ten bins of equal width, and is another number.",
-        "corrections": "Everything is fitted on validation; the prior correction is computed from known shares. Intervals are 95 %. A refused row is shown and must not be used."}
+        "corrections": "Everything is fitted on validation; the prior correction is computed from known shares. A refused row is shown and must not be used."}
+
+def _span_words(parts: dict) -> str:
+    "Say what the intervals of a page were drawn over, if there can be any."
+    known = [name for name, t in parts.items() if t.get("bouts_known", pd.Series(False)).all()]
+    if not known:
+        return " There are no CIs: the bouts are not known; give the events with --manifest."
+    return f" CIs are 95 %, over bouts (of {' and '.join(known)})."
 
 def _page(parts: dict, result: dict) -> list:
     "Lay out the page: the answer, the sweep, the targets, the reliability, the corrections."
@@ -539,9 +546,9 @@ def _page(parts: dict, result: dict) -> list:
         table = pd.DataFrame(rows).map(lambda v: "" if v is None or v != v else f"{v:.2f}").rename(columns=lambda c: c.replace("_", " "))
         blocks += [f"On {name} ({len(parts[name])} events, {(parts[name].true_label == 'tail').sum()} tail):", table, SAID["february"],
                    february_table(parts[name])]
-    return [*blocks, "# A threshold for a purpose", SAID["targets"], target_table(result), "# Does 30 % mean 30 %?", SAID["reliability"],
+    return [*blocks, "# A threshold for a purpose", SAID["targets"] + _span_words(parts), target_table(result), "# Does 30 % mean 30 %?", SAID["reliability"],
             reliability_diagram(parts),
-            "# Corrections", SAID["corrections"], comparison_table(result)]
+            "# Corrections", SAID["corrections"] + _span_words(parts), comparison_table(result)]
 
 # %% ../nbs/08_calibration.ipynb #08-067
 def slider_figure(

@@ -928,8 +928,10 @@ def report_blocks(
     training: dict | None = None, # of `trained`, for the criteria
 ) -> list: # for `write_report`
     "Lay out a report: the first screen, the usual table and what it does not say, the curves, the cells, the criteria, the failures, the cards."
-    small = (f"Cells with fewer than {SMALL[0]} events or fewer than {SMALL[1]} tails are counted and not scored (grey). In brackets 95 % intervals "
-             f"over bouts; none where fewer than {MIN_UNITS} bouts decide.")
+    small = (f"Cells with fewer than {SMALL[0]} events or fewer than {SMALL[1]} tails are counted and not scored (grey). "
+             + (f"In brackets 95 % CIs over bouts; none where fewer than {MIN_UNITS} bouts decide."
+                if facts["intervals"] else f"There is no CI: {next(iter(facts['no_interval'].values()), 'too few events')}."))
+    banded = bool(facts.get("curves") and facts["curves"]["roc"]["low"])
     found = breakdown(facts["cells"])
     sections = {
         "The usual table": ("As a lab's report prints it.", usual_table(facts), confusion_table(facts)),
@@ -937,7 +939,8 @@ def report_blocks(
         "All figures": ("Beside the model: what costs nothing. A number that does not stand out from its own row is no result.", headline(facts),
                         {"kind": "more", "text": defined(facts)}),
         "Who is mistaken for whom": ("At a threshold of 0.5. The lower row first: of the true tails, how many were called tail?", confusion_figure(facts)),
-        "All thresholds at once": ("The bands are 95 %, drawn over bouts. Look at whether they leave the dashed line, which is a coin.",
+        "All thresholds at once": ("The bands are 95 % (bootstrap over bouts). Look at whether they leave the dashed line, the chance level." if banded
+                                   else "There are no bands: the bouts are not known, or too few bouts hold each behaviour. The dashed line is the chance level.",
                                    curves_figure({part: table}, n_boot)),
         "If it may abstain": (_abstain_words(facts), *_risk_figure(facts)),
         "Behaviours that were left out": _left_out_blocks(facts),

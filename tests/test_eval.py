@@ -565,6 +565,16 @@ def test_a_tie_has_no_winner(tmp_path):
     assert "would have found a tie between" in plan_choice(runs) and "chosen" not in plan_choice(runs)
 
 
+def test_a_page_without_bouts_speaks_of_no_interval_over_bouts(good, tmp_path):
+    from crosssuck.calibration import calibrate
+    for table, spoken in ((good, True), (good.drop(columns="bout_id"), False)):
+        evaluate(table, out=tmp_path / str(spoken), **QUICK)
+        calibrate(table, None, tmp_path / str(spoken), n_boot=50)
+        for page in (tmp_path / str(spoken)).glob("*.html"):
+            said = [w for w in ("over bouts", "over its bouts") if w in page_text(page)]
+            assert bool(said) == spoken, (page, said)
+
+
 def test_what_is_known_of_seeds_depends_on_what_is_compared():
     unit = {"a": {"sd_bouts": {"roc_auc": 0.03}}, "b": {"sd_bouts": {"roc_auc": 0.03}}}
     assert seed_words(unit, {}, ["x/s0", "x/s1"]).startswith("Seeds of one experiment are compared with each other")
