@@ -1122,6 +1122,7 @@ def flip_test(
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (n_perm, len(added)))
     return float((1 + (np.abs(signs @ added) >= abs(value) - 1e-12).sum()) / (n_perm + 1))
 
+# %% ../nbs/07_eval.ipynb #07-102a
 def n_differing(
     a: list[dict], b: list[dict], # of `judge`, a seed each
     metric: str,
@@ -1227,6 +1228,7 @@ def pair_sentence(pair: dict, n_pairs: int) -> str:
     return seen + ("A difference is not shown; with 80 % power, this number of events shows one of "
                    f"{d['detectable']:.2f} or more.")
 
+# %% ../nbs/07_eval.ipynb #07-109a
 def judge_pairs(
     pairs: list[dict],        # each with a, b, differences
     above_chance: dict,       # name -> whether the model's ROC AUC stays above 0.5

@@ -377,6 +377,7 @@ def deciding_rows(
     "Mark the events whose number limits what can be known of a metric, for each seed."
     return [deciding(metric, j["is_tail"], j["prob"] >= 0.5) for j in judged]
 
+# %% ../nbs/04b_metrics.ipynb #04b-038a
 def interval_of(
     judged: list[dict], # of `score_all`, a seed each; their mean is judged
     metric: str,
