@@ -611,13 +611,20 @@ def target_table(result: dict) -> pd.DataFrame:
 SAID = {"sweep": "tail recall: of the true tail events, the share found. tail precision: of those called tail, the share that are (empty where nothing is called tail).",
         "february": "The same sweep in the shape of section 7 of the February report: thresholds that give the same share a row.",
         "targets": "Chosen on validation, whose events may also have selected the epoch: figures on validation are optimistic, those on test are not. "
-                   "Intervals are 95 % CIs over bouts. A cost is that of 100 events, in false alarms. A refused row is shown and must not be used.",
+                   "A cost is that of 100 events, in false alarms. A refused row is shown and must not be used.",
         "reliability": "Reliability diagram: dots on the diagonal are well calibrated. Bars are 95 % CIs of a share (Wilson, events taken as independent). "
                        f"The title states the {ECE_WORDS['adaptive_ece']}. It is not the {ECE_WORDS['ece_tail']}, "
                        f"nor the {ECE_WORDS['ece']}.",
         "corrections": "Everything is fitted on validation, whose events may also have selected the epoch: figures on validation are optimistic. The prior correction "
-                       "is computed from known shares. Intervals are 95 % CIs. A lower log loss with a tail recall of 0 at 0.5 is no gain. "
+                       "is computed from known shares. A lower log loss with a tail recall of 0 at 0.5 is no gain. "
                        "A refused row is shown and must not be used."}
+
+def _span_words(parts: dict) -> str:
+    "Say what the intervals of a page were drawn over, if there can be any."
+    known = [name for name, t in parts.items() if t.get("bouts_known", pd.Series(False)).all()]
+    if not known:
+        return " There are no CIs: the bouts are not known; give the events with --manifest."
+    return f" CIs are 95 %, over bouts (of {' and '.join(known)})."
 
 def _page(parts: dict, result: dict) -> list:
     "Lay out the page: the answer, the sweep, the targets, the reliability, the corrections."
@@ -626,9 +633,9 @@ def _page(parts: dict, result: dict) -> list:
         table = pd.DataFrame(rows).map(lambda v: "" if v is None or v != v else f"{v:.2f}").rename(columns=lambda c: c.replace("_", " "))
         blocks += [f"On {name} ({len(parts[name])} events, {(parts[name].true_label == 'tail').sum()} tail):", table, SAID["february"],
                    february_table(parts[name]), *february_contradictions(parts[name])]
-    return [*blocks, "# A threshold for a purpose", SAID["targets"], target_table(result), "# Reliability diagram", SAID["reliability"],
+    return [*blocks, "# A threshold for a purpose", SAID["targets"] + _span_words(parts), target_table(result), "# Reliability diagram", SAID["reliability"],
             reliability_diagram(parts),
-            _noise_words(result["before"]), "# Corrections", SAID["corrections"], comparison_table(result)]
+            _noise_words(result["before"]), "# Corrections", SAID["corrections"] + _span_words(parts), comparison_table(result)]
 
 def _noise_words(before: dict) -> str:
     "Give the ECE by the lab's definition with its CI, and what a calibrated model would score."

@@ -4,19 +4,20 @@
 
 # %% auto #0
 __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BANDS', 'SMALL', 'CELL_METRICS', 'MET', 'NOT_MET',
-           'UNKNOWN', 'CRITERIA_RULE', 'SELECTED_EPOCH', 'PAGE_STYLE', 'MOOD', 'MEAN_SELECTED', 'TABLE_TOLERANCE',
-           'PAIRED', 'SELECTED_NOTE', 'span_words', 'of_100', 'case_of', 'next_step', 'answers', 'beaten',
-           'standing_figure', 'usual_table', 'confusion_table', 'unsaid_table', 'headline', 'confusion_figure',
-           'bout_weights', 'curve_points', 'curve_facts', 'curves_figure', 'cells', 'cell_facts', 'breakdown', 'decide',
-           'poisson_ci', 'criteria', 'expectations', 'most_wrong', 'wrong_by', 'failures', 'error_source',
-           'film_strips', 'strip_picture', 'failure_words', 'gallery_figure', 'failure_browser', 'seen_table',
-           'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown', 'write_report', 'greyed',
-           'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part', 'film_words', 'with_film',
-           'selection_of', 'evaluate', 'trained', 'find_run', 'gallery', 'write_cards', 'flip_test', 'event_shares',
-           'macro_f1', 'flip_f1', 'judge', 'over_seeds', 'paired_judged', 'widened', 'paired', 'judge_pairs',
-           'experiment_of', 'seed_noise', 'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words',
-           'comparison_figure', 'compare', 'run_criteria', 'plan_choice', 'mean_predictions', 'ensemble',
-           'predict_part', 'predict_left_out', 'evaluate_run']
+           'UNKNOWN', 'CRITERIA_RULE', 'SELECTED_EPOCH', 'PAGE_STYLE', 'MOOD', 'BANDS_DRAWN', 'MEAN_SELECTED',
+           'TABLE_TOLERANCE', 'PAIRED', 'MIN_DIFFERING', 'SELECTED_NOTE', 'span_words', 'of_100', 'case_of',
+           'next_step', 'answers', 'beaten', 'standing_figure', 'usual_table', 'confusion_table', 'unsaid_table',
+           'headline', 'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts', 'curves_figure', 'cells',
+           'cell_facts', 'breakdown', 'decide', 'poisson_ci', 'criteria', 'expectations', 'most_wrong', 'wrong_by',
+           'failures', 'error_source', 'film_strips', 'strip_picture', 'failure_words', 'gallery_figure',
+           'failure_browser', 'seen_table', 'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown',
+           'write_report', 'greyed', 'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part',
+           'film_words', 'with_film', 'selection_of', 'evaluate', 'trained', 'find_run', 'gallery', 'write_cards',
+           'judge', 'influence', 'contributions', 'flip_test', 'n_differing', 'untested', 'paired_judged', 'widened',
+           'paired', 'holm', 'pair_sentence', 'judge_pairs', 'experiment_of', 'seed_noise', 'unit_facts',
+           'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure', 'compare', 'run_criteria',
+           'plan_choice', 'chosen_words', 'mean_predictions', 'ensemble', 'predict_part', 'predict_left_out',
+           'evaluate_run']
 
 # %% ../nbs/07_eval.ipynb #07-003
 import itertools
@@ -40,8 +41,9 @@ from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_b
 from .metrics import (ECE_WORDS, FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
                                bound, excluded_words, judged, line_excluded, line_words, optimism_words, read_criteria,
                                reworded, selecting, verdict_parts)
-from .metrics import (Live, Scorer, bca, check_predictions, deciding, error_tests, intervals, leave_one_out,
-                               left_out_scores, point_metrics, read_left_out, read_predictions, repeated_values, resample, risk_coverage, risk_figure, summarise)
+from .metrics import (Live, bca, check_predictions, deciding_rows, error_tests, interval_of, intervals,
+                               left_out_scores, over_seeds, point_metrics, read_left_out, read_predictions, repeated_values,
+                               risk_coverage, risk_figure, score_all, summarise)
 from .metrics import VAL_EPOCHS, class_collapse, no_selection_record, read_val_epochs, stored_selection
 from .splits import assign_bouts, log_test_look, read_part, video_key
 
@@ -1032,8 +1034,7 @@ def report_blocks(
     lab: Criteria | None = None,  # criteria in force; the project's own if not given
 ) -> list: # for `write_report`
     "Lay out a report: the first screen, the tables, the curves, the subgroups, the criteria, the errors, the cards."
-    small = (f"Cells with fewer than {SMALL[0]} events or fewer than {SMALL[1]} tails are counted and not scored (grey). In brackets 95 % CIs "
-             f"over bouts, not corrected for the number of cells; none where fewer than {MIN_UNITS} bouts decide.")
+    banded = bool(facts.get("curves") and facts["curves"]["roc"]["low"])
     found = breakdown(facts["cells"])
     asked = criteria(*((facts,) if part == "validation" else (None, facts)), **(training or {}), lab=lab)
     sections = {
@@ -1042,16 +1043,30 @@ def report_blocks(
         "All metrics and their baselines": ("Where the CI of a metric includes a baseline of its row, it does not show that the model is better than that baseline.", headline(facts),
                                             {"kind": "more", "text": defined(facts)}),
         "Confusion matrix": ("At the threshold 0.5. The lower row first: how many of the true tails were called tail?", confusion_figure(facts)),
-        "ROC and precision-recall curves": ("The bands are pointwise 95 %, over bouts. The dashed line is chance level.",
+        "ROC and precision-recall curves": (BANDS_DRAWN[banded],
                                             curves_figure({part: table}, n_boot)),
         "Selective prediction": (_abstain_words(facts), *_risk_figure(facts)),
         "Out-of-distribution behaviours": _left_out_blocks(facts),
-        "Subgroup analysis": (small, greyed(found, found.remark == "small") if len(found)
+        "Subgroup analysis": (_cells_words(facts), greyed(found, found.remark == "small") if len(found)
                               else "The events are not known: give them with --manifest."),
         "The lab's criteria": (_criteria_words(facts), asked) if len(asked) else (),
         "Largest errors": (facts["errors"]["sentence"], failures(table), *pictures),
     }
     return [*first_screen(facts, part), *(block for title, blocks in sections.items() if blocks for block in (f"# {title}", *blocks)), *cards]
+
+BANDS_DRAWN = {True: "The bands are pointwise 95 %, over bouts. The dashed line is chance level.",
+               False: "There are no bands: the bouts are not known, or too few bouts hold each behaviour. "
+                      "The dashed line is chance level."}
+
+def _cells_words(facts: dict) -> str:
+    "State which cells are scored, and with which CI."
+    small = (f"Cells with fewer than {SMALL[0]} events or fewer than {SMALL[1]} tails are counted "
+             "and not scored (grey). ")
+    if facts["intervals"]:
+        return small + ("In brackets 95 % CIs over bouts, not corrected for the number of cells; "
+                        f"none where fewer than {MIN_UNITS} bouts decide.")
+    return small + f"There is no CI: {next(iter(facts['no_interval'].values()), 'too few events')}."
+
 
 # %% ../nbs/07_eval.ipynb #07-093
 def _risk_figure(facts: dict) -> tuple:
@@ -1273,87 +1288,106 @@ def write_cards(manifest: object, run: RunFolder | None, out: Path) -> list:
     return blocks
 
 # %% ../nbs/07_eval.ipynb #07-100
-def flip_test(
-    shares: np.ndarray, # (n,) what each event adds to the difference
-    code: np.ndarray,   # (n,) int, bout of each event
-    n_perm: int = 2000, seed: int = 0,
-) -> float: # p-value, two-sided
-    "Exchange two models' answers bout by bout, by the toss of a coin."
-    by_bout = np.bincount(code, shares)
-    null = np.random.default_rng(seed).choice([-1.0, 1.0], (n_perm, len(by_bout))) @ by_bout
-    return float((1 + (np.abs(null) >= abs(by_bout.sum()) - 1e-12).sum()) / (n_perm + 1))
-
-def event_shares(is_tail: np.ndarray, prob: np.ndarray) -> dict[str, np.ndarray]:
-    "Say what each event adds to ROC AUC (its placement among the other class, halved), to the recalls and to the Brier score."
-    ear, tail = np.sort(prob[~is_tail]), np.sort(prob[is_tail])
-    place = np.where(is_tail, (np.searchsorted(ear, prob, "left") + np.searchsorted(ear, prob, "right")) / (2 * len(ear)),
-                     1 - (np.searchsorted(tail, prob, "left") + np.searchsorted(tail, prob, "right")) / (2 * len(tail)))
-    weight, right = np.where(is_tail, 1 / len(tail), 1 / len(ear)), (prob >= 0.5) == is_tail
-    return {"roc_auc": place * weight / 2, "recall_tail": right * is_tail * weight, "recall_ear": right * ~is_tail * weight, "brier": (prob - is_tail) ** 2 / len(prob)}
-
-# %% ../nbs/07_eval.ipynb #07-102
-def macro_f1(
-    counts: np.ndarray, # (..., 4): ear→ear, ear→tail, tail→ear, tail→tail; both behaviours occur
-) -> np.ndarray: # (...)
-    "Compute macro F1 from counts."
-    ee, et, te, tt = np.moveaxis(counts, -1, 0)
-    return ee / (2 * ee + et + te) + tt / (2 * tt + et + te)
-
-def flip_f1(
-    a: list[np.ndarray], b: list[np.ndarray], # (n bouts, 4) counts of each seed, bouts in the same order
-    n_perm: int = 2000, seed: int = 0,
-) -> float: # p-value, two-sided
-    "Exchange two models' counts bout by bout, by the toss of a coin, and compute macro F1 anew."
-    swap = np.random.default_rng(seed).integers(0, 2, (n_perm, len(a[0])))
-    swap = np.vstack([np.zeros_like(swap[:1]), swap]).astype(float)  # first as it is
-    gap = np.zeros(len(swap))
-    for mine, theirs in itertools.product(a, b):
-        moved = swap @ (theirs - mine)
-        gap += (macro_f1(mine.sum(0) + moved) - macro_f1(theirs.sum(0) - moved)) / (len(a) * len(b))
-    return float((1 + (np.abs(gap[1:]) >= abs(gap[0]) - 1e-12).sum()) / (n_perm + 1))
-
-# %% ../nbs/07_eval.ipynb #07-104
-PAIRED = ("roc_auc", "average_precision", "macro_f1", "recall_tail", "recall_ear", "brier")
+PAIRED = ("roc_auc", "average_precision", "macro_f1", "recall_tail", "recall_ear",
+          "precision_tail", "brier")
+MIN_DIFFERING = 6  # bouts: with fewer that differ, no exchange of signs can give p < 0.05
 
 def judge(
     table: pd.DataFrame, # predictions, with bout_id
     n_boot: int = 2000, seed: int = 0,
-) -> dict: # is_tail, prob, code; point, draws, jack and shares by metric; counts by bout
-    "Score a model once, on the table and on resampled bouts, for all comparisons."
-    is_tail, prob, code = (table.true_label == "tail").to_numpy(), table.prob_tail.to_numpy(float), pd.factorize(table.bout_id)[0]
-    scorer = Scorer(is_tail, prob, code)
-    return {"is_tail": is_tail, "prob": prob, "code": code, "point": point_metrics(is_tail, prob), "draws": resample(scorer, n_boot, seed),
-            "jack": leave_one_out(scorer), "shares": event_shares(is_tail, prob), "counts": scorer.sums[:, :4]}
+) -> dict: # of `score_all`
+    "Score a model once, for all comparisons."
+    return score_all(table.true_label == "tail", table.prob_tail, table.bout_id, n_boot, seed)
 
-def over_seeds(judged: list[dict], what: str, metric: str) -> np.ndarray | float:
-    "Average what was computed of several seeds."
-    return np.mean([j[what][metric] for j in judged], axis=0)
+# %% ../nbs/07_eval.ipynb #07-102
+def influence(
+    judged: dict, # of `judge`
+    metric: str,
+) -> tuple[np.ndarray, np.ndarray]: # (n bouts,) how far each moves the metric; its share h
+    "Measure how far each bout moves a metric. Source: Obuchowski 1997 for ROC AUC; jackknife."
+    rows, = deciding_rows([judged], metric)
+    counts = np.bincount(judged["code"][rows], minlength=len(judged["jack"][metric]))
+    share, gap = counts / max(rows.sum(), 1), judged["point"][metric] - judged["jack"][metric]
+    return (1 - share) * np.where(np.isfinite(gap), gap, 0.0), share
+
+def contributions(
+    a: list[dict], b: list[dict], # of `judge`, a seed each
+    metric: str,
+) -> np.ndarray: # (n bouts,) float
+    "Split the difference of a metric, a minus b, into what each bout adds to it."
+    moved, shares = [], []
+    for side in (a, b):
+        pairs = [influence(j, metric) for j in side]
+        moved.append(np.mean([m for m, _ in pairs], axis=0))
+        shares.append(np.mean([s for _, s in pairs], axis=0))
+    value = over_seeds(a, "point", metric) - over_seeds(b, "point", metric)
+    return moved[0] - moved[1] + value * np.mean(shares, axis=0)
+
+def flip_test(
+    added: np.ndarray, # (n bouts,) what each adds to the difference
+    value: float,      # the difference
+    n_perm: int = 2000, seed: int = 0,
+) -> float: # p-value, two-sided
+    "Test a difference by changing the sign of what each bout adds to it, at random."
+    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (n_perm, len(added)))
+    return float((1 + (np.abs(signs @ added) >= abs(value) - 1e-12).sum()) / (n_perm + 1))
+
+# %% ../nbs/07_eval.ipynb #07-102a
+def n_differing(
+    a: list[dict], b: list[dict], # of `judge`, a seed each
+    metric: str,
+    added: np.ndarray,            # of `contributions`
+) -> int: # bouts
+    "Count the bouts that tell two models apart in a metric."
+    ranks = metric in ("roc_auc", "average_precision", "brier")
+    mine, theirs = (np.mean([j["prob"] if ranks else j["prob"] >= 0.5 for j in s], 0) for s in (a, b))
+    differ = np.abs(mine - theirs) > 1e-12
+    if metric.startswith("recall_"):
+        differ &= deciding_rows(a, metric)[0]
+    bouts = np.bincount(a[0]["code"], differ, minlength=len(added)) > 0
+    return int((bouts & (np.abs(added) > 1e-12)).sum())
+
+# %% ../nbs/07_eval.ipynb #07-104
+def untested(deciding_bouts: int, differing: int) -> str:
+    "Say why a difference has neither a test nor a CI; nothing where it has both."
+    if deciding_bouts < MIN_UNITS:
+        return f"{deciding_bouts} bouts decide it, fewer than {MIN_UNITS}"
+    if differing < MIN_DIFFERING:
+        return f"{differing} bouts tell the two models apart, fewer than {MIN_DIFFERING}"
+    return ""
 
 def paired_judged(
     a: list[dict], b: list[dict],      # of `judge`, a seed each; the same events in the same order
     *,
     noise: dict | None = None,         # metric -> (variance between seeds, degrees of freedom)
     n_perm: int = 2000, seed: int = 0,
-) -> dict: # metric -> {difference, low, high, p_value, detectable, n_deciding}; and mcnemar, of single models
+) -> dict: # metric -> as from `_compared`; and mcnemar, of single models
     "Compare two models, or two experiments with their seeds, on the same events: a minus b."
-    is_tail, code, result = a[0]["is_tail"], a[0]["code"], {}
-    for m in [m for m in PAIRED if all(m in j["point"] for j in a + b)]:
-        value, gap, jack = (over_seeds(a, k, m) - over_seeds(b, k, m) for k in ("point", "draws", "jack"))
-        k = len(np.unique(code[deciding(m, is_tail, a[0]["prob"] >= 0.5)]))
-        variance, df = (noise or {}).get(m, (0.0, 0))
-        variance *= 1 / len(a) + 1 / len(b)
-        low, high = widened(value, bca(value, gap, jack, k), variance, df) if k >= MIN_UNITS else (None, None)
-        result[m] = {"difference": float(value), "low": low, "high": high, "p_value": _flipped(a, b, m, n_perm, seed), "detectable": float(2.8 * np.sqrt(np.nanvar(gap) + variance)),
-                     "n_deciding": k}
+    shared = [m for m in PAIRED if all(m in j["point"] for j in a + b)]
+    result = {m: _compared(a, b, m, (noise or {}).get(m, (0.0, 0)), n_perm, seed) for m in shared}
     return result | ({"mcnemar": _mcnemar(a[0], b[0])} if len(a) == len(b) == 1 else {})
 
-# %% ../nbs/07_eval.ipynb #07-105
-def _flipped(a: list[dict], b: list[dict], metric: str, n_perm: int, seed: int) -> float | None:
-    "Give the p-value of the sign-flip test; there is none for average precision."
-    if metric == "macro_f1":
-        return flip_f1([j["counts"] for j in a], [j["counts"] for j in b], n_perm, seed)
-    return flip_test(over_seeds(a, "shares", metric) - over_seeds(b, "shares", metric), a[0]["code"], n_perm, seed) if metric in a[0]["shares"] else None
+def _compared(
+    a: list[dict], b: list[dict], metric: str, noise: tuple[float, int], n_perm: int, seed: int,
+) -> dict: # difference, low, high, p_value, detectable, n_deciding, n_differing, reason
+    "Give a difference with its CI, its test and the smallest that 80 % of such studies would show."
+    value, gap, jack = (over_seeds(a, k, metric) - over_seeds(b, k, metric) for k in ("point", "draws", "jack"))
+    k = min(len(np.unique(a[0]["code"][rows])) for rows in deciding_rows(a + b, metric))
+    added = contributions(a, b, metric)
+    facts = {"difference": float(value), "low": None, "high": None, "p_value": None, "detectable": None,
+             "n_deciding": k, "n_differing": n_differing(a, b, metric, added)}
+    facts["reason"] = untested(k, facts["n_differing"])
+    if facts["reason"]:
+        return facts
+    variance, df = noise[0] * (1 / len(a) + 1 / len(b)), noise[1]
+    low, high = widened(value, bca(value, gap, jack, k), variance, df)
+    both = added @ added + (student.ppf((1 + LEVEL) / 2, df) / 1.96) ** 2 * variance if df else added @ added
+    p = flip_test(added, value * np.sqrt(added @ added / both), n_perm, seed)
+    errors = student.ppf((1 + LEVEL) / 2, k - 1) + student.ppf(0.8, k - 1)
+    seen = float(errors * np.sqrt(np.nanvar(gap) + variance))
+    return facts | {"low": low, "high": high, "p_value": p, "detectable": seen}
 
+# %% ../nbs/07_eval.ipynb #07-105
 def widened(value: float, ends: tuple[float, float], variance: float, df: int) -> tuple[float, float]:
     "Widen an interval over bouts by what other seeds would change."
     more = student.ppf((1 + LEVEL) / 2, df) ** 2 * variance if df else 0.0
@@ -1379,31 +1413,52 @@ def paired(
 def _p_words(p: float | None) -> str:
     return "–" if p is None else "under 0.001" if p < 0.001 else f"{p:.3f}"
 
+def holm(
+    p_values: Sequence[float | None], # None where there is no test; it counts as one
+) -> list[float | None]:
+    "Correct p-values for their number. Source: Holm 1979."
+    known = [1.0 if p is None else p for p in p_values]
+    corrected, worst = [None] * len(known), 0.0
+    for rank, k in enumerate(np.argsort(known, kind="stable")):
+        worst = max(worst, min(1.0, known[k] * (len(known) - rank)))
+        corrected[k] = None if p_values[k] is None else worst
+    return corrected
+
+def pair_sentence(pair: dict, n_pairs: int) -> str:
+    "Say of two models how far they differ in ROC AUC, how sure that is, and what could be seen."
+    d, names = pair["differences"]["roc_auc"], f"{pair['a']} against {pair['b']}"
+    if d["p_value"] is None:
+        return (f"{names}: ROC AUC {d['difference']:+.2f} (no CI and no test: {d['reason']}). "
+                "A difference is not shown.")
+    more = f", {_p_words(pair['p_holm'])} after Holm's correction for {n_pairs} pairs" if n_pairs > 1 else ""
+    seen = (f"{names}: ROC AUC {d['difference']:+.2f} (95 % CI {d['low']:+.2f} to {d['high']:+.2f}, "
+            f"permutation p {_p_words(d['p_value'])}{more}). ")
+    if pair["better"]:
+        return seen + f"{pair['better']} ranks better."
+    return seen + ("A difference is not shown; with 80 % power, this number of events shows one of "
+                   f"{d['detectable']:.2f} or more.")
+
+# %% ../nbs/07_eval.ipynb #07-109a
 def judge_pairs(
     pairs: list[dict],        # each with a, b, differences
     above_chance: dict,       # name -> whether the model's ROC AUC stays above 0.5
 ) -> tuple[list[dict], str | None, str]: # the pairs with `better` and `sentence`; the winner or None; a sentence
     "Say of every pair which is better, if either is, and whether one model beats all."
-    order = np.argsort([p["differences"]["roc_auc"]["p_value"] for p in pairs])
-    holm, worst = {}, 0.0
-    for rank, k in enumerate(order):
-        worst = max(worst, min(1.0, pairs[k]["differences"]["roc_auc"]["p_value"] * (len(pairs) - rank)))
-        holm[k] = worst
-    for k, pair in enumerate(pairs):
-        d, a, b = pair["differences"]["roc_auc"], pair["a"], pair["b"]
-        known = d["low"] is not None
-        clear = known and holm[k] < 0.05 and (d["low"] > 0 or d["high"] < 0)
-        pair |= {"p_holm": holm[k], "better": (a if d["difference"] > 0 else b) if clear else None}
-        span = f"95 % interval {d['low']:+.2f} to {d['high']:+.2f}" if known else f"no interval: {d['n_deciding']} bouts decide it"
-        seen = f"ROC AUC {d['difference']:+.2f} ({span}, sign-flip p {_p_words(d['p_value'])})"
-        noise = f"No difference beyond noise; these events would have shown one of {d['detectable']:.2f} or more."
-        pair["sentence"] = f"{a} against {b}: {seen}. " + (f"{pair['better']} ranks better." if clear else noise)
+    corrected = holm([p["differences"]["roc_auc"]["p_value"] for p in pairs])
+    for pair, p in zip(pairs, corrected, strict=True):
+        d = pair["differences"]["roc_auc"]
+        clear = p is not None and p < 0.05 and (d["low"] > 0 or d["high"] < 0)
+        better = pair["a"] if d["difference"] > 0 else pair["b"]
+        pair |= {"p_holm": p, "better": better if clear else None}
+        pair["sentence"] = pair_sentence(pair, len(pairs))
     names = {n for p in pairs for n in (p["a"], p["b"])}
     best = [n for n in names if all(p["better"] == n for p in pairs if n in (p["a"], p["b"]))]
     winner = best[0] if best and above_chance[best[0]] else None
     if winner:
-        return pairs, winner, f"{winner} ranks tail above ear better than every other model here, and better than a coin."
-    reason = f"{best[0]} ranks best and is still not shown to be above a coin" if best else "no model is better than every other beyond the noise of these events"
+        return pairs, winner, (f"{winner} ranks tail above ear better than every other model compared here, "
+                               "and better than chance level (0.50).")
+    reason = (f"{best[0]} ranks best, but its ROC AUC is not shown to be above chance level (0.50)" if best
+              else "no model is shown to be better than every other, nor are they shown to be equal")
     return pairs, None, f"No winner: {reason}."
 
 # %% ../nbs/07_eval.ipynb #07-113
@@ -1429,19 +1484,22 @@ def seed_noise(
 def unit_facts(
     seeds: list[dict],            # of `judge`: the seeds of one experiment
     noise: dict,                  # of `seed_noise`
-) -> dict: # seeds, metrics (means), intervals, sd_seeds, sd_bouts, lowest, highest
+) -> dict: # seeds, metrics (means), intervals, no_interval, sd_seeds, sd_bouts, range
     "Score an experiment: the mean over its seeds, with both sources of scatter."
-    is_tail, code, facts = seeds[0]["is_tail"], seeds[0]["code"], {"seeds": len(seeds), "metrics": {}, "intervals": {}, "no_interval": {}, "sd_bouts": {},
-                                                                   "sd_seeds": {}, "range": {}}
+    facts = {"seeds": len(seeds), "metrics": {}, "intervals": {}, "no_interval": {}, "sd_bouts": {},
+             "sd_seeds": {}, "range": {}}
     for m in [m for m in PAIRED if all(m in j["point"] for j in seeds)]:
-        value, draws, jack = (over_seeds(seeds, k, m) for k in ("point", "draws", "jack"))
-        variance, df = noise.get(m, (0.0, 0))
-        k = len(np.unique(code[deciding(m, is_tail, seeds[0]["prob"] >= 0.5)]))
+        value, (variance, df) = over_seeds(seeds, "point", m), noise.get(m, (0.0, 0))
         every = [j["point"][m] for j in seeds]
-        facts["metrics"][m], facts["sd_bouts"][m], facts["range"][m] = float(value), float(np.nanstd(draws)), (min(every), max(every))
+        facts["metrics"][m], facts["range"][m] = float(value), (min(every), max(every))
+        facts["sd_bouts"][m] = float(np.nanstd(over_seeds(seeds, "draws", m)))
         facts["sd_seeds"][m] = float(np.std(every, ddof=1)) if len(every) > 1 else None
-        if k < MIN_UNITS: facts["no_interval"][m] = f"{k} bouts decide it, fewer than {MIN_UNITS}"
-        else: facts["intervals"][m] = dict(zip(("low", "high"), np.clip(widened(value, bca(value, draws, jack, k), variance / len(seeds), df), 0, 1).tolist(), strict=True))
+        found, why = interval_of(seeds, m)
+        if found is None:
+            facts["no_interval"][m] = why
+            continue
+        wide = widened(value, (found["low"], found["high"]), variance / len(seeds), df)
+        facts["intervals"][m] = found | {"low": max(wide[0], 0.0), "high": min(wide[1], 1.0)}
     return facts
 
 # %% ../nbs/07_eval.ipynb #07-116
@@ -1533,21 +1591,25 @@ def compare_part(
     pairs = [{"a": a, "b": b, "differences": paired_judged(units[a], units[b], noise=noise, n_perm=n_perm)} for a, b in itertools.combinations(units, 2)]
     above = {name: u["intervals"].get("roc_auc", {"low": 0})["low"] > 0.5 for name, u in result["units"].items()}
     pairs, winner, sentence = judge_pairs(pairs, above)
-    return result | {"pairs": pairs, "winner": winner, "sentence": sentence, "seeds": seed_words(result["units"], noise, any("/s" in n for n in kept))}
+    return result | {"pairs": pairs, "winner": winner, "sentence": sentence, "seeds": seed_words(result["units"], noise, list(kept))}
 
-def seed_words(units: dict, noise: dict, runs: bool) -> str:
+def seed_words(units: dict, noise: dict, names: list[str]) -> str:
     "Say how much of the scatter comes from seeds."
+    homes = [experiment_of(n) for n in names if experiment_of(n) != n]
     if "roc_auc" in noise:
         sd, bouts = np.sqrt(noise["roc_auc"][0]), np.median([u["sd_bouts"]["roc_auc"] for u in units.values()])
         return (f"Another seed of the same experiment moves the ROC AUC by about {sd:.3f} (standard deviation, pooled over experiments with several seeds); other bouts would move it by "
-                f"about {bouts:.3f}. Both are in the intervals.")
-    return "One seed each: what another seed of the same experiment would change is not known, and is in none of these intervals." if runs else ""
+                f"about {bouts:.3f}. Both are in the CIs.")
+    if len(set(homes)) < len(homes):
+        return ("Seeds of one experiment are compared with each other: CIs and tests are over bouts, and hold for these trained models. "
+                "They do not say what further seeds would give.")
+    return "One seed each: what another seed of the same experiment would change is not known, and is in none of these CIs." if homes else ""
 
 # %% ../nbs/07_eval.ipynb #07-121
 def comparison_figure(
     result: dict, # of one part, as from `compare_part`
 ):
-    "Draw the ROC AUC of every model or experiment (its seeds as small dots), and every difference, with 95 % intervals."
+    "Draw the ROC AUC of every model or experiment (its seeds as small dots), and every difference, with 95 % CIs."
     import matplotlib.pyplot as plt
     names, pairs = list(result["units"]), result["pairs"]
     figure = plt.figure(figsize=(9.6, 1.1 + 0.34 * max(len(names), len(pairs))), dpi=80, layout="constrained")
@@ -1555,7 +1617,7 @@ def comparison_figure(
     ends = [{"low": None} | result["units"][n]["intervals"].get("roc_auc", {}) | {"at": result["units"][n]["metrics"]["roc_auc"]} for n in names]
     gaps = [p["differences"]["roc_auc"] | {"at": p["differences"]["roc_auc"]["difference"]} for p in pairs]
     labels = [f"{p['a']} −\n{p['b']}" if len(p["a"] + p["b"]) > 24 else f"{p['a']} − {p['b']}" for p in pairs]
-    for ax, rows, words, line, title in ((left, ends, names, 0.5, "ROC AUC"), (right, gaps, labels, 0, "difference in ROC AUC")):
+    for ax, rows, words, line, title in ((left, ends, names, 0.5, "ROC AUC (95 % CI)"), (right, gaps, labels, 0, "difference in ROC AUC (95 % CI)")):
         for y, row in enumerate(rows):
             known = row["low"] is not None
             colour = COLOUR["ear"] if known and (row["low"] > line or row["high"] < line) else "#999999"
@@ -1623,14 +1685,19 @@ def plan_choice(
     known = {k: v for k, v in found.items() if v is not None}
     if len(known) < 2:
         return ""
-    best = max(known.values())
-    names = " and ".join(k for k, v in known.items() if v == best)
     words = f"highest {rule.part} {HEADLINE.get(rule.metric, rule.metric)}"
-    head = f"The January plan's rule, {words}, would have chosen {names} ({best:.3f})."
-    if list(known.values()).count(best) > 1:
-        head = f"The January plan's rule, {words}, would not have chosen: {names} are equal ({best:.3f})."
     why = " The rule is not followed: a test set that selects a model cannot test it." if rule.part == "test" else ""
-    return head + why
+    return f"The January plan's rule, {words}, would have {chosen_words(known)}.{why}"
+
+def chosen_words(
+    values: dict[str, float], # name -> what the rule ranks by; at least two
+) -> str: # "chosen a (0.412)", "found a tie between a and b (0.000)"
+    "Say which name a rule of the highest value picks; equal values are a tie."
+    best = max(values.values())
+    first = [name for name, value in values.items() if best - value < 1e-9]
+    if len(first) == 1:
+        return f"chosen {first[0]} ({best:.3f})"
+    return f"found a tie between {', '.join(first[:-1])} and {first[-1]} ({best:.3f})"
 
 # %% ../nbs/07_eval.ipynb #07-185
 SELECTED_NOTE = ("These events also selected the checkpoint of each model, and the CIs are not corrected for that: a difference "
@@ -1667,18 +1734,18 @@ def _seed_table(r: dict) -> pd.DataFrame:
                           "scatter over bouts (SD)": _number(u["sd_bouts"]["roc_auc"])} for n, u in r["units"].items()])
 
 def _pairs_table(pairs: list[dict]) -> pd.DataFrame:
-    "List every difference with its interval, its p-value and what could have been seen."
+    "List every difference with its CI, its p-value and the smallest that is shown with 80 % power."
     rows = []
     for p in pairs:
         name, m = f"{p['a']} − {p['b']}", p["differences"].get("mcnemar")
         for metric, d in p["differences"].items():
             if metric != "mcnemar":
-                span = "" if d["low"] is None else f"{d['low']:+.3f} to {d['high']:+.3f}"
-                rows.append((name, HEADLINE[metric], f"{d['difference']:+.3f}", span, _p_words(d["p_value"]), f"{d['detectable']:.3f}"))
+                span = f"none: {d['reason']}" if d["low"] is None else f"{d['low']:+.3f} to {d['high']:+.3f}"
+                rows.append((name, HEADLINE[metric], f"{d['difference']:+.3f}", span, _p_words(d["p_value"]), _number(d["detectable"])))
         if m:
             only = f"{m['only_a_right']} right by the first alone, {m['only_b_right']} by the second"
             rows.append((name, "events right (McNemar, exact; events taken as independent)", only, "", _p_words(m["p_value"]), ""))
-    return pd.DataFrame(rows, columns=["difference", "of", "is", "95 % interval", "p", "smallest that could be seen"])
+    return pd.DataFrame(rows, columns=["difference", "of", "is", "95 % CI", "permutation p (signs of whole bouts exchanged)", "smallest difference shown with 80 % power"])
 
 # %% ../nbs/07_eval.ipynb #07-130
 def mean_predictions(
@@ -1727,7 +1794,7 @@ def ensemble(
         single = paired_judged([judge(table, n_boot)], [judge(t, n_boot) for t in align(tables[part])[0].values()],
                                n_perm=n_perm) if table.true_label.nunique() > 1 else {}
         gain = single.get("roc_auc", {"low": None})
-        span = "" if gain["low"] is None else f" Against the mean of its {len(members)} members: ROC AUC {gain['difference']:+.3f} (95 % interval {gain['low']:+.3f} to {gain['high']:+.3f})."
+        span = "" if gain["low"] is None else f" Against the mean of its {len(members)} members: ROC AUC {gain['difference']:+.3f} (95 % CI {gain['low']:+.3f} to {gain['high']:+.3f})."
         told.append(f"On {part}: {facts[part]['verdict'].partition('. ')[0].rstrip('.')}.{span}")
     _write_ensemble(run, members, by, made, facts)
     return {"facts": facts, "sentences": told}

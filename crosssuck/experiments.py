@@ -1859,7 +1859,8 @@ def result_blocks(runs: list[RunFolder], part: str) -> list:
         value, span = f["metrics"].get(metric), f["intervals"].get(metric) or {}
         return "" if value is None else f"{value:.3f}" + (f" ({span['low']:.2f} to {span['high']:.2f})" if span.get("low") is not None else "")
     some = next(iter(facts.values()))
-    blocks: list = [f"{some['n']} events, {some['support'].get('ear', 0)} ear and {some['support'].get('tail', 0)} tail. In brackets the 95 % CI over bouts."]
+    blocks: list = [f"{some['n']} events, {some['support'].get('ear', 0)} ear and {some['support'].get('tail', 0)} tail. "
+                    + ("In brackets the 95 % CI over bouts." if any(f["intervals"] for f in facts.values()) else "There are no CIs: the bouts are not known, or too few decide.")]
     blocks += [f"! {name}: {f['verdict']}" for name, f in facts.items()]
     blocks.append(pd.DataFrame({name: {words: cell(f, m) for m, words in {**RATES, **ECE_WORDS}.items()} for name, f in facts.items()}).rename_axis("metric").reset_index())
     blocks.append(pd.DataFrame([{"run": name, "true": true, "called ear": row[0], "called tail": row[1]} for name, f in facts.items() for true, row in zip(("ear", "tail"), f["confusion_matrix"], strict=True)]))

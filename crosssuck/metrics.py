@@ -8,15 +8,16 @@ __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_
            'SHARED', 'SELECTORS', 'AFTER_SELECTION', 'VAL_EPOCHS', 'FIELD_WORDS', 'NO_BOUTS', 'SELECTION_WARNING',
            'SELECTED_BY', 'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest', 'equal_bins',
            'not_computed', 'calibration_gaps', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out',
-           'bca', 'deciding', 'bin_noise', 'ece_intervals', 'intervals', 'coin_scores', 'trivial_scores', 'called_tail',
-           'class_collapse', 'metadata_table', 'metadata_fields', 'metadata_baseline', 'exchange_bouts',
-           'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage', 'risk_figure',
-           'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'exchange_within', 'cells_test',
-           'error_cells', 'untestable', 'holm', 'error_tests', 'error_words', 'MetricLine', 'RepeatedValues',
-           'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria', 'read_criteria', 'Live', 'epoch_scores',
-           'selected_scores', 'no_selection_record', 'selection_record', 'read_val_epochs', 'stored_selection',
-           'selection_sentence', 'selecting', 'call', 'line_excluded', 'verdict', 'judged', 'reworded', 'verdict_parts',
-           'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words', 'paired_difference', 'summarise']
+           'bca', 'deciding', 'bin_noise', 'ece_intervals', 'score_all', 'over_seeds', 'deciding_rows', 'interval_of',
+           'intervals', 'coin_scores', 'trivial_scores', 'called_tail', 'class_collapse', 'metadata_table',
+           'metadata_fields', 'metadata_baseline', 'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band',
+           'roc_figure', 'risk_coverage', 'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores',
+           'repeated_values', 'exchange_within', 'cells_test', 'error_cells', 'untestable', 'holm', 'error_tests',
+           'error_words', 'MetricLine', 'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria',
+           'read_criteria', 'Live', 'epoch_scores', 'selected_scores', 'no_selection_record', 'selection_record',
+           'read_val_epochs', 'stored_selection', 'selection_sentence', 'selecting', 'call', 'line_excluded', 'verdict',
+           'judged', 'reworded', 'verdict_parts', 'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words',
+           'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -436,6 +437,60 @@ def ece_intervals(
     return out, {}
 
 # %% ../nbs/04b_metrics.ipynb #04b-038
+def score_all(
+    is_tail: np.ndarray,   # (n,) bool
+    prob_tail: np.ndarray, # (n,) float, 0..1
+    bout: np.ndarray,      # (n,) bout of each event
+    n_boot: int = 2000, seed: int = 0,
+) -> dict: # is_tail, prob, code (bout of each event); point, draws and jack: metric -> value or values
+    "Compute every metric on the table, on resampled bouts and without each bout."
+    is_tail, prob, code = np.asarray(is_tail, bool), np.asarray(prob_tail, float), bout_codes(bout)
+    scorer = Scorer(is_tail, prob, code)
+    return {"is_tail": is_tail, "prob": prob, "code": code, "point": point_metrics(is_tail, prob),
+            "draws": resample(scorer, n_boot, seed), "jack": leave_one_out(scorer)}
+
+def over_seeds(judged: list[dict], what: str, metric: str) -> np.ndarray | float:
+    "Average what `score_all` computed of several seeds."
+    return np.mean([j[what][metric] for j in judged], axis=0)
+
+def deciding_rows(
+    judged: list[dict], # of `score_all`, a seed each
+    metric: str,
+) -> list[np.ndarray]: # (n,) bool of each
+    "Mark the events whose number limits what can be known of a metric, for each seed."
+    return [deciding(metric, j["is_tail"], j["prob"] >= 0.5) for j in judged]
+
+# %% ../nbs/04b_metrics.ipynb #04b-038a
+def interval_of(
+    judged: list[dict], # of `score_all`, a seed each; their mean is judged
+    metric: str,
+) -> tuple[dict | None, str]: # {low, high, level, method, unit, n_units, n_deciding} or None; why there is none
+    "Give the interval of one metric over bouts: the one rule for every page."
+    value, draws, jack = (over_seeds(judged, k, metric) for k in ("point", "draws", "jack"))
+    rows, unit = min(deciding_rows(judged, metric), key=np.sum), judged[0]["code"]
+    k = len(np.unique(unit[rows]))
+    if k < MIN_UNITS:
+        return None, f"{k} bouts decide it, fewer than {MIN_UNITS}"
+    if np.ptp(draws[np.isfinite(draws)]) > 1e-12:
+        ends, method = bca(value, draws, jack, k), METHOD
+        if metric == "macro_f1":
+            ends, method = _by_class(judged, value, ends)
+        return _interval(*ends, method, metric, unit, k), ""
+    if value in (0, 1):
+        ends = _wilson(value, effective_n(np.ones(rows.sum()), unit[rows]))
+        return _interval(*ends, METHOD_EDGE, metric, unit, k), ""
+    return None, "it does not scatter"
+
+def _by_class(judged: list[dict], value: float, ends: tuple[float, float]) -> tuple[tuple, str]:
+    "Build the interval of macro F1 from both classes where the F1 of one of them does not scatter."
+    parts = {c: interval_of(judged, f"f1_{c}")[0] for c in CLASSES}
+    if not all(parts.values()) or METHOD_EDGE not in [p["method"] for p in parts.values()]:
+        return ends, METHOD
+    down, up = ([p[end] - over_seeds(judged, "point", f"f1_{c}") for c, p in parts.items()] for end in ("low", "high"))
+    return ((float(value - np.hypot(*down) / 2), float(value + np.hypot(*up) / 2)),
+            f"each class: {METHOD}, or {METHOD_EDGE}")
+
+# %% ../nbs/04b_metrics.ipynb #04b-038b
 def intervals(
     is_tail: np.ndarray,   # (n,) bool
     prob_tail: np.ndarray, # (n,) float, 0..1
@@ -445,26 +500,12 @@ def intervals(
     seed: int = 0,
 ) -> tuple[dict[str, dict], dict[str, str]]: # metric -> {low, high, level, method, unit, n_units, n_deciding}; metric -> why there is none
     "Give an interval over bouts for every metric that has one."
-    is_tail, call, unit = np.asarray(is_tail, bool), np.asarray(prob_tail) >= 0.5, bout_codes(bout)
-    scorer, out, none = Scorer(is_tail, prob_tail, unit), {}, {}
-    draws, jack = resample(scorer, n_boot, seed), leave_one_out(scorer)
-    for m, value in point_metrics(is_tail, prob_tail).items():
-        if m in ECE_METRICS:  # a sum of absolute values: `ece_intervals`
-            continue
-        rows = deciding(m, is_tail, call)
-        k = len(np.unique(unit[rows]))
-        finite = np.isfinite(draws[m])
-        if k < MIN_UNITS:
-            none[m] = f"{k} bouts decide it, fewer than {MIN_UNITS}"
-        elif np.ptp(draws[m][finite]) > 1e-12:
-            low, high = bca(value, draws[m], jack[m], k)
-            out[m] = _interval(low, high, METHOD, m, unit, k)
-        elif value in (0, 1):
-            out[m] = _interval(*_wilson(value, effective_n(np.ones(rows.sum()), unit[rows])), METHOD_EDGE, m, unit, k)
-        else:
-            none[m] = "it does not scatter"
-    with_ece = ece_intervals(scorer, n_boot, seed) if len(is_tail) else ({}, {})
-    return {**out, **with_ece[0]}, {**none, **with_ece[1]}
+    judged = [score_all(is_tail, prob_tail, bout, n_boot, seed)]
+    found = {m: interval_of(judged, m) for m in judged[0]["point"] if m not in ECE_METRICS}
+    scorer = Scorer(judged[0]["is_tail"], judged[0]["prob"], judged[0]["code"])
+    ece, no_ece = ece_intervals(scorer, n_boot, seed) if len(judged[0]["prob"]) else ({}, {})
+    return ({m: f for m, (f, _) in found.items() if f is not None} | ece,
+            {m: why for m, (f, why) in found.items() if f is None} | no_ece)
 
 # %% ../nbs/04b_metrics.ipynb #04b-045
 def coin_scores(
@@ -1515,12 +1556,17 @@ def paired_difference(
     "Give the difference of a metric between two models on the same events, with its interval over bouts."
     is_tail, unit = np.asarray(is_tail, bool), bout_codes(bout)
     a, b = (Scorer(is_tail, p, unit) for p in (prob, other))
-    value = point_metrics(is_tail, prob)[metric] - point_metrics(is_tail, other)[metric]
-    draws = resample(a, n_boot, seed)[metric] - resample(b, n_boot, seed)[metric]
-    jack = leave_one_out(a)[metric] - leave_one_out(b)[metric]
-    k = max(len(np.unique(unit[deciding(metric, is_tail, np.asarray(prob) >= 0.5)])), 2)
-    low, high = bca(value, draws, jack, k)
-    return {"metric": metric, "value": value, "low": low, "high": high, "level": LEVEL, "method": "paired " + METHOD,
+    values = [point_metrics(is_tail, p)[metric] for p in (prob, other)]
+    mine, theirs = (resample(s, n_boot, seed)[metric] for s in (a, b))
+    value, method = values[0] - values[1], "paired " + METHOD
+    rows = [deciding(metric, is_tail, np.asarray(p) >= 0.5) for p in (prob, other)]
+    k = max(min(len(np.unique(unit[r])) for r in rows), 2)
+    if all(np.ptp(d[np.isfinite(d)]) <= 1e-12 and v in (0, 1) for d, v in zip((mine, theirs), values, strict=True)):
+        ends = [_wilson(v, effective_n(np.ones(r.sum()), unit[r])) for v, r in zip(values, rows, strict=True)]
+        low, high, method = ends[0][0] - ends[1][1], ends[0][1] - ends[1][0], "each model: " + METHOD_EDGE
+    else:
+        low, high = bca(value, mine - theirs, leave_one_out(a)[metric] - leave_one_out(b)[metric], k)
+    return {"metric": metric, "value": value, "low": low, "high": high, "level": LEVEL, "method": method,
             "unit": "bout", "n_units": int(unit.max()) + 1}
 
 # %% ../nbs/04b_metrics.ipynb #04b-095

@@ -295,6 +295,23 @@ def test_the_same_model_differs_by_nothing():
         point_metrics(y, p)["roc_auc"] - point_metrics(y, np.random.default_rng(1).random(len(p)))["roc_auc"])
 
 
+def test_macro_f1_counts_the_scatter_of_a_class_whose_f1_is_zero():
+    "No tail found: no resample finds one, and macro F1 would take its interval from the ears alone."
+    y, p, b = study(150, 1, np.random.default_rng(0))
+    found, _ = intervals(y, np.where(y, 0.1, p), b, n_boot=300)
+    tail, ear, macro = (found[m] for m in ("f1_tail", "f1_ear", "macro_f1"))
+    point = point_metrics(y, np.where(y, 0.1, p))
+    assert point["f1_tail"] == 0 and tail["high"] > 0.05 and "Wilson" in macro["method"]
+    assert macro["high"] - point["macro_f1"] == pytest.approx(np.hypot(tail["high"], ear["high"] - point["f1_ear"]) / 2)
+
+
+def test_two_perfect_models_differ_by_zero_with_an_interval_that_is_not_zero():
+    y, p, b = study(100, 1, np.random.default_rng(0))
+    one, other = y * 0.8 + 0.1 * p, y * 0.7 + 0.2 * p
+    d = paired_difference(y, one, other, b, n_boot=100)
+    assert d["value"] == 0 and d["low"] < -0.02 and d["high"] > 0.02 and "Wilson" in d["method"]
+
+
 def test_the_roc_band_agrees_with_the_area():
     y, p, b = study(150, 1.2, np.random.default_rng(0))
     band = roc_band(y, p, b, n_boot=200, points=1001)
