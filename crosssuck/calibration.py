@@ -642,7 +642,7 @@ def _noise_words(before: dict) -> str:
     words = []
     for part, q in before.items():
         i = q["intervals"].get("ece_tail")
-        more = (f"95 % CI {i['low']:.3f} to {i['high']:.3f}, {i['method']}; a perfectly calibrated model would score "
+        more = (f"95 % CI {i['low']:.3f} to {i['high']:.3f}; a perfectly calibrated model would score "
                 f"{i['by_chance']:.3f} on average") if i else f"no CI: {q['no_interval'].get('ece_tail', 'too few events')}"
         words.append(f"{q['ece_tail']:.3f} on {part} ({more})")
     return f"{ECE_WORDS['ece_tail']}: {'; '.join(words)}."

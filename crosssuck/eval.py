@@ -40,7 +40,7 @@ from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_b
                             provenance, read_json, read_table, read_yaml, redact, sha256_file, write_csv, write_json, write_text)
 from .metrics import (ECE_WORDS, FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
                                bound, excluded_words, judged, line_excluded, line_words, optimism_words, read_criteria,
-                               reworded, selecting, verdict_parts)
+                               reworded, selecting, selects_surely, verdict_parts)
 from .metrics import (Live, bca, check_predictions, deciding_rows, error_tests, interval_of, intervals,
                                left_out_scores, over_seeds, point_metrics, read_left_out, read_predictions, repeated_values,
                                risk_coverage, risk_figure, score_all, summarise)
@@ -262,7 +262,7 @@ def standing_figure(
         ax.text(min(max(other, 0.34), 0.86), 0.58 if close else 0.04, label, fontsize=9, va="bottom" if close else "top", ha="center",
                 color=COLOUR["tail"], bbox={"color": "white", "pad": 0.4, "alpha": 0.8})
     ax.set(xlim=(0 if auc < 0.25 else 0.2, 1), ylim=(-0.45, 1.35), yticks=[])
-    ax.set_xlabel("ROC AUC (bar: 95 % CI over bouts)", fontsize=9)
+    ax.set_xlabel("ROC AUC (bar: 95 % CI over bouts)" if ends else "ROC AUC", fontsize=9)
     ax.tick_params(labelsize=8)
     ax.spines[["top", "right", "left"]].set_visible(False)
     plt.close(figure)  # it is shown where it is returned, once
@@ -321,7 +321,7 @@ def unsaid_table(
     beside = (f"permutations (among bouts of about the same length) give {p['mean']:.3f} on average; "
               f"{100 * p['p_value']:.0f} % of {p['n']:,} reach the ROC AUC of this model") if p else ""
     beside += "; not corrected for a selection on these events" if p and selecting(facts) is not None else ""
-    rows.append(("permutation test over bouts", f"p = {p['p_value']:.3f}" if p else "not done: no ROC AUC with a CI", beside))
+    rows.append(("permutation test (whole bouts exchanged)", f"p = {p['p_value']:.3f}" if p else "not done: no ROC AUC with a CI", beside))
     return pd.DataFrame(rows, columns=["what", "this model", "beside it"])
 
 # %% ../nbs/07_eval.ipynb #07-026
@@ -521,8 +521,9 @@ def decide(
 
 # %% ../nbs/07_eval.ipynb #07-051
 CRITERIA_RULE = ("Met only if the whole 95 % CI lies beyond the line, not met only if it lies wholly on the other "
-                 "side; else it cannot be told. On events that selected the epoch, nothing is called met.")
-SELECTED_EPOCH = f"{UNKNOWN}: these events selected the epoch"
+                 "side; else it cannot be told. On events that selected the epoch, no score is called met.")
+SELECTED_EPOCH = {True: f"{UNKNOWN}: these events selected the epoch",
+                  False: f"{UNKNOWN}: these events may have selected the epoch"}
 
 def _row(criterion: str, asked: str, found: str, answer: str) -> dict:
     return {"criterion": criterion, "asked": asked, "found": found, "answer": answer}
@@ -541,7 +542,7 @@ def _metric_row(line: MetricLine, facts: dict | None) -> dict:
     n = f"n = {facts['n']} events" if whole else f"n = {facts['support']['tail']} tail events"
     answer = decide(facts["intervals"].get(line.metric), over, under, n)
     if selecting(facts) is not None and (answer == MET or (answer == NOT_MET and over is None)):
-        answer = SELECTED_EPOCH  # a selection raises the score, so that only a low score can be told
+        answer = SELECTED_EPOCH[selects_surely(selecting(facts))]  # a selection raises the score, so that only a low score can be told
     return _row(line.name, asked, span_words(facts, line.metric, 3), answer)
 
 # %% ../nbs/07_eval.ipynb #07-181
@@ -1022,6 +1023,20 @@ def defined(facts: dict) -> str:
     d = facts["definitions"]
     return f"Positive class: {d['positive class']}; an event is called tail where {d['called tail']}. {'. '.join(f'{w}: {d[k]}' for k, w in ECE_WORDS.items() if k in d)}. Brier: {d['brier']}."
 
+# %% ../nbs/07_eval.ipynb #07-092a
+BANDS_DRAWN = {True: "The bands are pointwise 95 %, over bouts. The dashed line is chance level.",
+               False: "There are no bands: the bouts are not known, or too few bouts hold each behaviour. "
+                      "The dashed line is chance level."}
+
+def _cells_words(facts: dict) -> str:
+    "State which cells are scored, and with which CI."
+    small = (f"Cells with fewer than {SMALL[0]} events or fewer than {SMALL[1]} tails are counted "
+             "and not scored (grey). ")
+    if facts["intervals"]:
+        return small + ("In brackets 95 % CIs over bouts, not corrected for the number of cells; "
+                        f"none where fewer than {MIN_UNITS} bouts decide.")
+    return small + f"There is no CI: {next(iter(facts['no_interval'].values()), 'too few events')}."
+
 # %% ../nbs/07_eval.ipynb #07-092
 def report_blocks(
     table: pd.DataFrame,  # predictions joined to their events
@@ -1053,20 +1068,6 @@ def report_blocks(
         "Largest errors": (facts["errors"]["sentence"], failures(table), *pictures),
     }
     return [*first_screen(facts, part), *(block for title, blocks in sections.items() if blocks for block in (f"# {title}", *blocks)), *cards]
-
-BANDS_DRAWN = {True: "The bands are pointwise 95 %, over bouts. The dashed line is chance level.",
-               False: "There are no bands: the bouts are not known, or too few bouts hold each behaviour. "
-                      "The dashed line is chance level."}
-
-def _cells_words(facts: dict) -> str:
-    "State which cells are scored, and with which CI."
-    small = (f"Cells with fewer than {SMALL[0]} events or fewer than {SMALL[1]} tails are counted "
-             "and not scored (grey). ")
-    if facts["intervals"]:
-        return small + ("In brackets 95 % CIs over bouts, not corrected for the number of cells; "
-                        f"none where fewer than {MIN_UNITS} bouts decide.")
-    return small + f"There is no CI: {next(iter(facts['no_interval'].values()), 'too few events')}."
-
 
 # %% ../nbs/07_eval.ipynb #07-093
 def _risk_figure(facts: dict) -> tuple:
@@ -1117,13 +1118,11 @@ def assess(
     *,
     left_out: pd.DataFrame | None = None, # predictions of behaviours that were left out
     criteria: str | os.PathLike | None = None, # file of the lab's criteria; the project's own if not given
-    selection: dict | None = None,        # of `selection_of`
     n_boot: int = 2000, n_perm: int = 1000,
 ) -> dict: # as metrics.json
     "Summarise a table: metrics, cells, abstaining, behaviours left out, repeated values, where the errors lie."
     lab, source = read_criteria(criteria)
-    facts = summarise(table, train=train, selection=selection, useful=lab and lab.useful_roc_auc,
-                      n_boot=n_boot, n_perm=n_perm)
+    facts = summarise(table, train=train, useful=lab and lab.useful_roc_auc, n_boot=n_boot, n_perm=n_perm)
     facts |= {"criteria_source": source} | {"repeated_values": repeated_values(table.prob_tail)}
     is_tail, prob, known = (table.true_label == "tail").to_numpy(), table.prob_tail.to_numpy(float), "bout_id" in table and (table.bout_id != "").all()
     few = min(n_boot, 500)
@@ -1175,7 +1174,7 @@ def selection_of(
     past, settings = (None if folder is None else folder / f for f in ("training_history.json", "config.yaml"))
     if past is None or not past.exists():
         return no_selection_record("it is not known whether these events selected the checkpoint, "
-                                   "since no training history lies beside the table")
+                                   "since no training history lies beside the table", known=False)
     epochs = len(read_json(past)["epoch"])
     select_by = read_yaml(settings).get("optim", {}).get("select_by") if settings.exists() else None
     path = folder / VAL_EPOCHS
@@ -1234,9 +1233,8 @@ def evaluate(
     part = part or which_part(table, train)
     left_out = None if left_out is None else read_left_out(left_out)
     beside = run.path if run is not None else Path(predictions).parent if isinstance(predictions, str | os.PathLike) else None
-    facts = {"part": part} | assess(table, train, left_out=left_out, criteria=criteria,
-                                    selection=selection_of(table, part, beside, n_perm), n_boot=n_boot, n_perm=n_perm)
-    facts = judged(facts)
+    facts = assess(table, train, left_out=left_out, criteria=criteria, n_boot=n_boot, n_perm=n_perm)
+    facts = judged({"part": part, "selection": selection_of(table, part, beside, n_perm)} | facts)
     if out is not None:
         (Path(out) / "metrics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
         cards = write_cards(manifest, run, Path(out))
@@ -1790,7 +1788,7 @@ def ensemble(
     train, facts, told = _side_of(members[0], "train"), {}, []
     for part, table in made.items():
         chosen = no_selection_record(MEAN_SELECTED) if part == "validation" else None
-        facts[part] = judged({"part": part} | assess(table, train, selection=chosen, n_boot=n_boot, n_perm=n_perm))
+        facts[part] = judged({"part": part, "selection": chosen} | assess(table, train, n_boot=n_boot, n_perm=n_perm))
         single = paired_judged([judge(table, n_boot)], [judge(t, n_boot) for t in align(tables[part])[0].values()],
                                n_perm=n_perm) if table.true_label.nunique() > 1 else {}
         gain = single.get("roc_auc", {"low": None})
@@ -1892,8 +1890,8 @@ def evaluate_run(
             log_test_look(config.data.split_dir, predictions, run=run.name, checkpoint=run / "best.ckpt")
         table = read_predictions(predictions, events)
         chosen = selection_of(table, part, run.path, n_perm)
-        facts = assess(table, train, left_out=left_out, selection=chosen, n_boot=n_boot, n_perm=n_perm)
-        facts = judged({"part": part} | facts | {"left_out_note": why})
+        facts = assess(table, train, left_out=left_out, n_boot=n_boot, n_perm=n_perm)
+        facts = judged({"part": part, "selection": chosen} | facts | {"left_out_note": why})
         write_json(run / "metrics" / metrics_name, facts)
         result[part] = (table, facts)
     return result

@@ -15,9 +15,9 @@ __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_
            'repeated_values', 'exchange_within', 'cells_test', 'error_cells', 'untestable', 'holm', 'error_tests',
            'error_words', 'MetricLine', 'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria',
            'read_criteria', 'Live', 'epoch_scores', 'selected_scores', 'no_selection_record', 'selection_record',
-           'read_val_epochs', 'stored_selection', 'selection_sentence', 'selecting', 'call', 'line_excluded', 'verdict',
-           'judged', 'reworded', 'verdict_parts', 'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words',
-           'paired_difference', 'summarise']
+           'read_val_epochs', 'stored_selection', 'selection_sentence', 'selecting', 'selects_surely', 'call',
+           'line_excluded', 'verdict', 'judged', 'reworded', 'verdict_parts', 'bound', 'ci_words', 'excluded_words',
+           'line_words', 'optimism_words', 'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -1196,9 +1196,10 @@ def no_selection_record(
     note: str,                    # why the optimism of the selection is not computed
     epochs: int | None = None,
     select_by: str | None = None,
+    known: bool = True,           # that these events selected the checkpoint
 ) -> dict: # as `selection_record`, without figures
     "Record a selection whose optimism cannot be computed."
-    return {"epochs": epochs, "select_by": select_by, "n_perm": 0, "chance": {}, "p_value": {},
+    return {"known": known, "epochs": epochs, "select_by": select_by, "n_perm": 0, "chance": {}, "p_value": {},
             "observed": {}, "selected_epoch": None, "note": note}
 
 def _null_of_selection(is_tail: np.ndarray, unit: np.ndarray, probs: np.ndarray, select_by: str,
@@ -1312,6 +1313,10 @@ def selecting(
 ) -> dict | None: # the record of the selection, {} where it is unknown; None: no selection
     "Say whether the events may have selected the checkpoint."
     return s.get("selection", {}) if s.get("part") == "validation" else None
+
+def selects_surely(record: dict) -> bool: # False where it is not known whether the events selected anything
+    "Say whether the events of a record are known to have selected the checkpoint."
+    return bool(record) and record.get("known", True)
 
 def call(
     s: dict, # of `summarise`
@@ -1441,7 +1446,7 @@ def _although(s: dict) -> list[str]:
     record = selecting(s)
     if record is None:
         return []
-    if not record:
+    if not selects_surely(record):
         return ["Whether these events selected the checkpoint is not known; a selection can only "
                 "raise the score on average."]
     return ["This holds although the epoch was selected on these events, which can only raise the "
@@ -1465,7 +1470,7 @@ def _selected(s: dict) -> list[str]:
     record = selecting(s)
     how = _selection_words(record)
     first = f"No verdict from validation: these events also selected the checkpoint{how}."
-    if not record:
+    if not selects_surely(record):
         first = ("No verdict from validation: it is not known whether these events also selected the "
                  "checkpoint (give --part test if they did not).")
     optimism = optimism_words(record, "roc_auc", s["metrics"]["roc_auc"])
@@ -1575,7 +1580,6 @@ def summarise(
     *,
     train: pd.DataFrame | str | os.PathLike | None = None, # training side, for the metadata baselines
     useful: float | None = None, # the lab's line of usefulness of a ROC AUC
-    selection: dict | None = None, # of `selection_record`; None where these events selected nothing
     n_boot: int = 2000,
     n_perm: int = 1000,
     seed: int = 0,
@@ -1589,8 +1593,7 @@ def summarise(
          "confusion_matrix": [[int((row & ~said).sum()), int((row & said).sum())] for row in (~is_tail, is_tail)],
          "n_scores": int(len(np.unique(prob))), "intervals": {}, "no_interval": dict.fromkeys(METRICS, NO_BOUTS),
          "baselines": {**trivial_scores(is_tail), "coin_same_rate": coin_scores(is_tail, float(said.mean()))},
-         "metadata_fields": {}, "no_baseline": {}, "differences": {}, "permutation": None, "definitions": DEFINITIONS,
-         "selection": selection}
+         "metadata_fields": {}, "no_baseline": {}, "differences": {}, "permutation": None, "definitions": DEFINITIONS}
     if useful is not None:
         s["useful_roc_auc"] = useful
     if bout is not None:

@@ -436,7 +436,7 @@ def test_without_a_run_every_picture_check_says_why(sides):
     panel = confounds(tiny_predictions(sides[1], 0.8), *sides, n_boot=200)
     undone = panel[panel.what.isin(PICTURES)]
     assert len(undone) == len(PICTURES) and undone.figure.isna().all() and undone.means.str.startswith("Not done: it needs a run").all()
-    assert f"{panel.figure.isna().sum()} could not be done" in panel_words(panel)
+    assert f"{panel.figure.isna().sum()} rows could not be done" in panel_words(panel)
     assert (shown_panel(panel)["figure (95 % CI)"] == "–").sum() == panel.figure.isna().sum()
 
 
