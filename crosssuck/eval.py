@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BANDS', 'SMALL', 'CELL_METRICS', 'MET', 'NOT_MET',
            'UNKNOWN', 'CRITERIA_RULE', 'SELECTED_EPOCH', 'PAGE_STYLE', 'MOOD', 'BANDS_DRAWN', 'MEAN_SELECTED',
-           'TABLE_TOLERANCE', 'PAIRED', 'MIN_DIFFERING', 'SELECTED_NOTE', 'span_words', 'of_100', 'case_of',
-           'next_step', 'answers', 'beaten', 'standing_figure', 'usual_table', 'confusion_table', 'unsaid_table',
-           'headline', 'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts', 'curves_figure', 'cells',
-           'cell_facts', 'breakdown', 'decide', 'poisson_ci', 'criteria', 'expectations', 'most_wrong', 'wrong_by',
-           'failures', 'error_source', 'film_strips', 'strip_picture', 'failure_words', 'gallery_figure',
-           'failure_browser', 'seen_table', 'cameras_of', 'datasheet', 'model_card', 'card_limits', 'as_markdown',
-           'write_report', 'greyed', 'first_screen', 'defined', 'report_blocks', 'shown', 'assess', 'which_part',
-           'film_words', 'with_film', 'selection_of', 'evaluate', 'trained', 'find_run', 'gallery', 'write_cards',
-           'judge', 'influence', 'contributions', 'flip_test', 'n_differing', 'untested', 'paired_judged', 'widened',
-           'paired', 'holm', 'pair_sentence', 'judge_pairs', 'experiment_of', 'seed_noise', 'unit_facts',
-           'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure', 'compare', 'run_criteria',
-           'plan_choice', 'chosen_words', 'mean_predictions', 'ensemble', 'predict_part', 'predict_left_out',
-           'evaluate_run']
+           'TABLE_TOLERANCE', 'PAIRED', 'MIN_DIFFERING', 'NO_WINNER_HERE', 'SELECTED_NOTE', 'span_words', 'of_100',
+           'case_of', 'next_step', 'answers', 'beaten', 'standing_figure', 'usual_table', 'confusion_table',
+           'unsaid_table', 'headline', 'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts',
+           'curves_figure', 'cells', 'cell_facts', 'breakdown', 'decide', 'poisson_ci', 'criteria', 'expectations',
+           'most_wrong', 'wrong_by', 'failures', 'error_source', 'film_strips', 'strip_picture', 'failure_words',
+           'gallery_figure', 'failure_browser', 'seen_table', 'cameras_of', 'datasheet', 'model_card', 'card_limits',
+           'as_markdown', 'write_report', 'greyed', 'first_screen', 'defined', 'report_blocks', 'shown', 'assess',
+           'which_part', 'film_words', 'with_film', 'selection_of', 'evaluate', 'trained', 'find_run', 'gallery',
+           'write_cards', 'judge', 'influence', 'contributions', 'flip_test', 'n_differing', 'untested',
+           'paired_judged', 'widened', 'paired', 'pair_sentence', 'judge_pairs', 'experiment_of', 'seed_noise',
+           'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure', 'compare',
+           'run_criteria', 'plan_choice', 'chosen_words', 'mean_predictions', 'ensemble', 'predict_part',
+           'predict_left_out', 'evaluate_run']
 
 # %% ../nbs/07_eval.ipynb #07-003
 import itertools
@@ -41,8 +41,8 @@ from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_b
 from .metrics import (ECE_WORDS, FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
                                bound, excluded_words, judged, line_excluded, line_words, optimism_words, read_criteria,
                                reworded, selecting, selects_surely, verdict_parts)
-from .metrics import (Live, bca, check_predictions, deciding_rows, error_tests, interval_of, intervals,
-                               left_out_scores, over_seeds, point_metrics, read_left_out, read_predictions, repeated_values,
+from .metrics import (Live, bca, check_predictions, deciding_rows, error_tests, holm, interval_of, intervals,
+                               left_out_scores, over_seeds, permutation_null, point_metrics, read_left_out, read_predictions, repeated_values,
                                risk_coverage, risk_figure, score_all, summarise)
 from .metrics import VAL_EPOCHS, class_collapse, no_selection_record, read_val_epochs, stored_selection
 from .splits import assign_bouts, log_test_look, read_part, video_key
@@ -1411,18 +1411,7 @@ def paired(
 def _p_words(p: float | None) -> str:
     return "–" if p is None else "under 0.001" if p < 0.001 else f"{p:.3f}"
 
-def holm(
-    p_values: Sequence[float | None], # None where there is no test; it counts as one
-) -> list[float | None]:
-    "Correct p-values for their number. Source: Holm 1979."
-    known = [1.0 if p is None else p for p in p_values]
-    corrected, worst = [None] * len(known), 0.0
-    for rank, k in enumerate(np.argsort(known, kind="stable")):
-        worst = max(worst, min(1.0, known[k] * (len(known) - rank)))
-        corrected[k] = None if p_values[k] is None else worst
-    return corrected
-
-def pair_sentence(pair: dict, n_pairs: int) -> str:
+def pair_sentence(pair: dict, n_pairs: int, part: str = "") -> str:
     "Say of two models how far they differ in ROC AUC, how sure that is, and what could be seen."
     d, names = pair["differences"]["roc_auc"], f"{pair['a']} against {pair['b']}"
     if d["p_value"] is None:
@@ -1433,22 +1422,30 @@ def pair_sentence(pair: dict, n_pairs: int) -> str:
             f"permutation p {_p_words(d['p_value'])}{more}). ")
     if pair["better"]:
         return seen + f"{pair['better']} ranks better."
+    if part == "validation":
+        return seen + "Not corrected for the selections."
     return seen + ("A difference is not shown; with 80 % power, this number of events shows one of "
                    f"{d['detectable']:.2f} or more.")
 
 # %% ../nbs/07_eval.ipynb #07-109a
+NO_WINNER_HERE = ("No verdict from validation: these events also selected the checkpoints. "
+                  "The differences are shown, not corrected for the selections.")
+
 def judge_pairs(
     pairs: list[dict],        # each with a, b, differences
-    above_chance: dict,       # name -> whether the model's ROC AUC stays above 0.5
+    above_chance: dict,       # name -> whether the model's ROC AUC is shown to exceed 0.5
+    part: str = "",           # validation gives no verdict: its events selected the checkpoints
 ) -> tuple[list[dict], str | None, str]: # the pairs with `better` and `sentence`; the winner or None; a sentence
     "Say of every pair which is better, if either is, and whether one model beats all."
     corrected = holm([p["differences"]["roc_auc"]["p_value"] for p in pairs])
-    for pair, p in zip(pairs, corrected, strict=True):
+    for pair, p in zip(pairs, [None if np.isnan(p) else float(p) for p in corrected], strict=True):
         d = pair["differences"]["roc_auc"]
-        clear = p is not None and p < 0.05 and (d["low"] > 0 or d["high"] < 0)
+        clear = part != "validation" and p is not None and p < 0.05 and (d["low"] > 0 or d["high"] < 0)
         better = pair["a"] if d["difference"] > 0 else pair["b"]
         pair |= {"p_holm": p, "better": better if clear else None}
-        pair["sentence"] = pair_sentence(pair, len(pairs))
+        pair["sentence"] = pair_sentence(pair, len(pairs), part)
+    if part == "validation":
+        return pairs, None, NO_WINNER_HERE
     names = {n for p in pairs for n in (p["a"], p["b"])}
     best = [n for n in names if all(p["better"] == n for p in pairs if n in (p["a"], p["b"]))]
     winner = best[0] if best and above_chance[best[0]] else None
@@ -1565,6 +1562,7 @@ def align(
 def compare_part(
     tables: dict[str, pd.DataFrame], # name -> predictions of one part
     *,
+    part: str = "",                  # validation gives no verdict and no winner
     n_boot: int = 2000, n_perm: int = 2000,
 ) -> dict: # n, support, left_out, items, units, seeds, pairs, winner, sentence
     "Compare all pairs of experiments, or of models, on the events that all of them scored."
@@ -1587,9 +1585,18 @@ def compare_part(
     noise = seed_noise(units)
     result["units"] = {name: unit_facts(seeds, noise) for name, seeds in units.items()}
     pairs = [{"a": a, "b": b, "differences": paired_judged(units[a], units[b], noise=noise, n_perm=n_perm)} for a, b in itertools.combinations(units, 2)]
-    above = {name: u["intervals"].get("roc_auc", {"low": 0})["low"] > 0.5 for name, u in result["units"].items()}
-    pairs, winner, sentence = judge_pairs(pairs, above)
+    above = {name: _exceeds_chance(seeds, result["units"][name], n_perm) for name, seeds in units.items()}
+    pairs, winner, sentence = judge_pairs(pairs, above, part)
     return result | {"pairs": pairs, "winner": winner, "sentence": sentence, "seeds": seed_words(result["units"], noise, list(kept))}
+
+def _exceeds_chance(seeds: list[dict], found: dict, n_perm: int) -> bool:
+    "Ask for CI and permutation test, as `metrics.call` does; the statistic is the mean over seeds."
+    ends = found["intervals"].get("roc_auc")
+    if ends is None or ends["low"] <= 0.5:
+        return False
+    null = np.mean([permutation_null(j["is_tail"], j["prob"], j["code"], n_perm=n_perm) for j in seeds], axis=0)
+    reached = int((null >= over_seeds(seeds, "point", "roc_auc") - 1e-12).sum())
+    return (1 + reached) / (1 + len(null)) <= (1 - LEVEL) / 2
 
 def seed_words(units: dict, noise: dict, names: list[str]) -> str:
     "Say how much of the scatter comes from seeds."
@@ -1646,7 +1653,7 @@ def compare(
     parts = collect_items(items, manifest)
     if not parts:
         raise UserError("fewer than two models on the same events", where="compare", remedy="give two runs, or tables of the same events")
-    result = {"parts": {part: compare_part(tables, n_boot=n_boot, n_perm=n_perm) for part, tables in parts.items()}}
+    result = {"parts": {part: compare_part(tables, part=part, n_boot=n_boot, n_perm=n_perm) for part, tables in parts.items()}}
     result["sentences"] = [f"On {part} ({r['n']} events, {r['support'].get('tail', 0)} tail): {r['sentence']}" for part, r in result["parts"].items()]
     runs = [] if isinstance(items, dict) else [RunFolder(Path(p)) for p in items if Path(p).is_dir()]
     lab, source = read_criteria(criteria)
@@ -1707,7 +1714,10 @@ def _comparison_page(result: dict) -> list:
     won = [r["winner"] for r in result["parts"].values()]
     words = result["parts"][next(iter(result["parts"]))]["winner"]
     word = f"Best on {next(iter(result['parts']))}: {words}." if words else "" if any(won) else "No winner."
-    said = " ".join(result["sentences"]).replace("No winner: ", "") if word == "No winner." else " ".join(result["sentences"])
+    if list(result["parts"]) == ["validation"]:
+        word = "No verdict from validation."
+    said = " ".join(result["sentences"])
+    said = said.replace(f"{word[:-1]}: ", "") if word.startswith("No ") else said
     top = {"kind": "verdict", "mood": "good" if words else "open", "word": word, "text": said}
     blocks = [top, "The same events for all models; differences are paired, CIs are over bouts. A model is chosen on validation; test is reported, not used to choose."]
     for part, r in result["parts"].items():

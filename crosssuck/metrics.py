@@ -937,13 +937,15 @@ def untestable(
     return f"{k} bouts{whose} can be compared, fewer than {MIN_UNITS}" if k < MIN_UNITS else ""
 
 # %% ../nbs/04b_metrics.ipynb #04b-081b
-def holm(p: np.ndarray) -> np.ndarray: # (n,) corrected
-    "Correct p values for their number, after Holm."
+def holm(
+    p: np.ndarray, # None or NaN where there is no test; it counts as one
+) -> np.ndarray: # (n,) corrected; NaN where there is no test
+    "Correct p values for their number. Source: Holm 1979."
     p = np.asarray(p, float)
-    order, n = np.argsort(p), len(p)
-    out = np.empty(n)
-    out[order] = np.minimum(np.maximum.accumulate(p[order] * (n - np.arange(n))), 1)
-    return out
+    known, n = np.nan_to_num(p, nan=1.0), len(p)
+    order, out = np.argsort(known, kind="stable"), np.empty(n)
+    out[order] = np.minimum(np.maximum.accumulate(known[order] * (n - np.arange(n))), 1)
+    return np.where(np.isnan(p), np.nan, out)
 
 # %% ../nbs/04b_metrics.ipynb #04b-081y
 def error_tests(

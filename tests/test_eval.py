@@ -40,7 +40,6 @@ from crosssuck.eval import (
     film_strips,
     first_screen,
     headline,
-    holm,
     judge,
     judge_pairs,
     mean_predictions,
@@ -627,10 +626,6 @@ def test_equal_models_are_called_different_no_more_often_than_the_level(structur
     assert "roc_auc" in low and max(low.values()) <= at_most(0.07, STUDIES), low
 
 
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, None]) == [0.04, 0.09, 0.09, None] and holm([0.5, 0.6]) == [1.0, 1.0]
-
-
 def test_a_figure_has_the_same_interval_on_every_page():
     "Every tail above every ear: the bootstrap does not scatter, and both pages give Wilson's interval."
     is_tail, bout = labels(OOD, np.random.default_rng(0))
@@ -684,6 +679,35 @@ def test_compare_names_a_winner_only_outside_the_noise(sides, good, coin, tmp_pa
     assert "nothing about calves" in (tmp_path / "comparison.html").read_text()
 
 
+def test_validation_names_no_winner_and_test_does(sides, tmp_path):
+    for name, auc in (("strong", 0.95), ("weak", 0.5)):
+        for file in ("predictions_agg.csv", "test_predictions.csv"):
+            write_csv(tmp_path / name / file, tiny_predictions(sides[1], auc, seed=len(name)))
+    result = compare([tmp_path / n for n in ("strong", "weak")], tmp_path / "both", n_boot=200, n_perm=200)
+    val, test = (result["parts"][p] for p in ("validation", "test"))
+    assert test["winner"] == test["pairs"][0]["better"] and "ranks better" in test["pairs"][0]["sentence"]
+    assert val["winner"] is None and val["pairs"][0]["better"] is None
+    said, pair = val["sentence"], val["pairs"][0]
+    assert said == ("No verdict from validation: these events also selected the checkpoints. The "
+                    "differences are shown, not corrected for the selections.")
+    assert pair["p_holm"] < 0.05 and pair["differences"]["roc_auc"]["low"] > 0
+    assert "permutation p" in pair["sentence"] and "ranks better" not in pair["sentence"]
+    assert '<p class="verdict good">' not in (tmp_path / "both/comparison.html").read_text()
+    for name in ("strong", "weak"):
+        (tmp_path / name / "test_predictions.csv").unlink()
+    compare([tmp_path / n for n in ("strong", "weak")], tmp_path / "val", n_boot=200, n_perm=200)
+    words = (tmp_path / "val/comparison.html").read_text()
+    assert '<p class="verdict open"><b>No verdict from validation.</b>' in words
+
+
+def test_a_winner_needs_the_permutation_test_of_its_own_roc_auc(good, coin, monkeypatch):
+    both = {"good": good, "coin": coin}
+    assert compare_part(both, part="test", n_boot=200, n_perm=200)["winner"] == "good"
+    monkeypatch.setattr("crosssuck.eval.permutation_null", lambda *a, **k: np.full(200, 0.99))
+    blocked = compare_part(both, part="test", n_boot=200, n_perm=200)
+    assert blocked["units"]["good"]["intervals"]["roc_auc"]["low"] > 0.5 and blocked["winner"] is None
+
+
 def test_the_better_of_two_blind_models_wins_nothing(coin):
     blind = coin.assign(prob_tail=1 - coin.prob_tail)
     pairs = [{"a": "a", "b": "b", "differences": {"roc_auc": {"difference": 0.1, "low": 0.05, "high": 0.2, "p_value": 0.001, "detectable": 0.1, "reason": ""}}}]
@@ -709,7 +733,7 @@ def test_a_student_s_two_columns_are_judged_by_the_same_rules(sides, good, tmp_p
     theirs = tiny_predictions(sides[1], 0.6, seed=4)[["event_idx", "prob_tail"]]
     pd.concat([theirs, pd.DataFrame({"event_idx": [77_777], "prob_tail": [0.5]})]).to_csv(tmp_path / "tool.csv", index=False)
     result = compare([mine, tmp_path / "tool.csv"], n_boot=200, n_perm=200)["parts"]["validation"]
-    assert result["n"] == len(good) and result["winner"] == "x/s0" and "roc_auc" in result["items"]["tool"]["intervals"]
+    assert result["n"] == len(good) and result["winner"] is None and "roc_auc" in result["items"]["tool"]["intervals"]
     theirs.to_csv(tmp_path / "tool.csv", index=False)
     facts = evaluate(tmp_path / "tool.csv", sides[1], **QUICK)
     assert facts["metrics"]["roc_auc"] == pytest.approx(result["items"]["tool"]["metrics"]["roc_auc"])
@@ -749,14 +773,14 @@ def test_compare_of_seeds_says_both_sources(sides, tmp_path):
         for s in range(3):
             folder = tmp_path / "runs" / e / f"s{s}"
             folder.mkdir(parents=True)
-            tiny_predictions(sides[1], auc, seed=10 * s + len(e)).to_csv(folder / "predictions_agg.csv", index=False)
+            tiny_predictions(sides[1], auc, seed=10 * s + len(e)).to_csv(folder / "test_predictions.csv", index=False)
     result = compare(sorted((tmp_path / "runs").glob("*/s*")), tmp_path / "out", n_boot=200, n_perm=200)
-    part = result["parts"]["validation"]
+    part = result["parts"]["test"]
     assert list(part["units"]) == ["better", "worse"] and len(part["items"]) == 6 and len(part["pairs"]) == 1 and part["winner"] == "better"
     words = page_text(tmp_path / "out/comparison.html")
     assert "Another seed of the same experiment moves the ROC AUC by about" in words and "scatter between seeds" in words and "The lab's criteria" in words.replace("&#39;", "'")
     assert [c["criterion"] for c in result["criteria"]][-1] == "robust to the seed" and "better/s0" in result["criteria"][0]
-    one = compare([tmp_path / "runs/better/s0", tmp_path / "runs/worse/s0"], n_boot=100, n_perm=100)["parts"]["validation"]
+    one = compare([tmp_path / "runs/better/s0", tmp_path / "runs/worse/s0"], n_boot=100, n_perm=100)["parts"]["test"]
     assert one["seeds"].startswith("One seed each") and "mcnemar" in one["pairs"][0]["differences"]
 
 

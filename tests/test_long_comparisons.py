@@ -13,12 +13,11 @@ from crosssuck.eval import (
     PAIRED,
     contributions,
     flip_test,
-    holm,
     judge,
     paired_judged,
     seed_noise,
 )
-from crosssuck.metrics import LEVEL, METRICS, interval_of
+from crosssuck.metrics import LEVEL, METRICS, holm, interval_of
 from studies import LONG, OOD, VALIDATION, as_table, at_least, at_most, labels, latent
 
 pytestmark = pytest.mark.long

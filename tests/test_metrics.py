@@ -437,6 +437,7 @@ def test_holm_is_that_of_statsmodels():
     p = np.random.default_rng(0).random(20) ** 3
     np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
     assert len(holm([])) == 0
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, None]), [0.04, 0.09, 0.09, np.nan])
 
 
 @pytest.mark.lab
