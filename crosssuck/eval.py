@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['HEADLINE', 'RIVALS', 'RUN_FILES', 'RUN_TABLES', 'WORKS', 'NEXT', 'BANDS', 'SMALL', 'CELL_METRICS', 'MET', 'NOT_MET',
            'UNKNOWN', 'CRITERIA_RULE', 'SELECTED_EPOCH', 'PAGE_STYLE', 'MOOD', 'BANDS_DRAWN', 'MEAN_SELECTED',
-           'TABLE_TOLERANCE', 'PAIRED', 'MIN_DIFFERING', 'NO_WINNER_HERE', 'SELECTED_NOTE', 'span_words', 'of_100',
-           'case_of', 'next_step', 'answers', 'beaten', 'standing_figure', 'usual_table', 'confusion_table',
+           'TABLE_TOLERANCE', 'RUN_MARKS', 'PAIRED', 'MIN_DIFFERING', 'NO_WINNER_HERE', 'SELECTED_NOTE', 'span_words',
+           'of_100', 'case_of', 'next_step', 'answers', 'beaten', 'standing_figure', 'usual_table', 'confusion_table',
            'unsaid_table', 'headline', 'confusion_figure', 'bout_weights', 'curve_points', 'curve_facts',
            'curves_figure', 'cells', 'cell_facts', 'breakdown', 'decide', 'poisson_ci', 'criteria', 'expectations',
            'most_wrong', 'wrong_by', 'failures', 'error_source', 'film_strips', 'strip_picture', 'failure_words',
            'gallery_figure', 'failure_browser', 'seen_table', 'cameras_of', 'datasheet', 'model_card', 'card_limits',
            'as_markdown', 'write_report', 'greyed', 'first_screen', 'defined', 'report_blocks', 'shown', 'assess',
-           'which_part', 'film_words', 'with_film', 'selection_of', 'evaluate', 'trained', 'find_run', 'gallery',
-           'write_cards', 'judge', 'influence', 'contributions', 'flip_test', 'n_differing', 'untested',
-           'paired_judged', 'widened', 'paired', 'pair_sentence', 'judge_pairs', 'experiment_of', 'seed_noise',
-           'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure', 'compare',
-           'run_criteria', 'plan_choice', 'chosen_words', 'mean_predictions', 'ensemble', 'predict_part',
+           'film_words', 'with_film', 'selection_of', 'selecting_events', 'which_part', 'evaluate', 'trained',
+           'find_run', 'gallery', 'write_cards', 'judge', 'influence', 'contributions', 'flip_test', 'n_differing',
+           'untested', 'paired_judged', 'widened', 'paired', 'pair_sentence', 'judge_pairs', 'experiment_of',
+           'seed_noise', 'unit_facts', 'collect_items', 'align', 'compare_part', 'seed_words', 'comparison_figure',
+           'compare', 'run_criteria', 'plan_choice', 'chosen_words', 'mean_predictions', 'ensemble', 'predict_part',
            'predict_left_out', 'evaluate_run']
 
 # %% ../nbs/07_eval.ipynb #07-003
@@ -392,6 +392,10 @@ def curve_points(
         pr.append(tails[step] / np.maximum(tails[step] + ears[step], 1e-9))
     return np.array(roc), np.array(pr)
 
+def _bouts_of_rarer(table: pd.DataFrame) -> int:
+    "Count the bouts that hold the behaviour that lies in fewer bouts; 0 where it has no events."
+    return min(table.bout_id[table.true_label == c].nunique() for c in CLASSES)
+
 # %% ../nbs/07_eval.ipynb #07-037
 def curve_facts(
     table: pd.DataFrame, # predictions: true_label, prob_tail, and bout_id where it is known
@@ -423,11 +427,11 @@ def curves_figure(
     grid = np.linspace(0, 1, 101)
     for (name, table), colour in zip(tables.items(), itertools.cycle([COLOUR["ear"], COLOUR["tail"], COLOUR["good"]])):
         line = curve_points(table, np.ones((1, len(table)), int), grid)
-        known = "bout_id" in table and table.groupby("true_label").bout_id.nunique().min() >= MIN_UNITS
+        known = "bout_id" in table and (table.bout_id != "").all() and _bouts_of_rarer(table) >= MIN_UNITS
         bands = curve_points(table, bout_weights(table.bout_id, n_boot), grid) if known else ((), ())
         for ax, curve, band in zip((roc_ax, pr_ax), line, bands, strict=True):
             flat = len(band) and np.ptp(band, axis=0).max() == 0
-            why = f" (fewer than {MIN_UNITS} bouts: no band)" if not known else " (no draw differs: no band, see the CI)" if flat else ""
+            why = f" (bouts unknown or fewer than {MIN_UNITS}: no band)" if not known else " (no draw differs: no band, see the CI)" if flat else ""
             if len(curve): ax.plot(grid, curve[0], color=colour, lw=1.8, label=name + why)
             if len(band): ax.fill_between(grid, *np.percentile(band, [2.5, 97.5], axis=0), color=colour, alpha=0.18, lw=0)
     prevalence = np.mean([(t.true_label == "tail").mean() for t in tables.values()])
@@ -480,7 +484,7 @@ def cell_facts(
     for field, cell in cells(table).items():
         for name, part in table.groupby(cell, observed=True):
             is_tail, prob = (part.true_label == "tail").to_numpy(), part.prob_tail.to_numpy(float)
-            tails, called, known = int(is_tail.sum()), prob >= 0.5, "bout_id" in part
+            tails, called, known = int(is_tail.sum()), prob >= 0.5, "bout_id" in part and (part.bout_id != "").all()
             small = len(part) < SMALL[0] or tails < SMALL[1]
             point, ends = ({}, {}) if small else (point_metrics(is_tail, prob), intervals(is_tail, prob, part.bout_id, n_boot=n_boot)[0] if known else {})
             rows.append({"by": field, "cell": str(name), "events": len(part), "tail": tails, "bouts": int(part.bout_id.nunique()) if known else None,
@@ -521,7 +525,8 @@ def decide(
 
 # %% ../nbs/07_eval.ipynb #07-051
 CRITERIA_RULE = ("Met only if the whole 95 % CI lies beyond the line, not met only if it lies wholly on the other "
-                 "side; else it cannot be told. On events that selected the epoch, no score is called met.")
+                 "side; else it cannot be told. On events that selected the epoch, no score is called met "
+                 "(an epoch that was named in advance selects nothing).")
 SELECTED_EPOCH = {True: f"{UNKNOWN}: these events selected the epoch",
                   False: f"{UNKNOWN}: these events may have selected the epoch"}
 
@@ -578,9 +583,7 @@ def _training_row(history: dict | None, select_by: str, support: dict | None = N
     lost = [e for e, *loss in zip(epoch, history["train_loss"], history["val_loss"], strict=True) if any(x is None or not np.isfinite(x) for x in loss)]
     if lost:
         return _row(name, asked, f"the loss of epoch {lost[0]} is not a number", NOT_MET)
-    key = {"f1_tail": "val_tail_f1"}.get(select_by, f"val_{select_by}")
-    score, recall = (np.array(history[k], float) for k in (key if key in history else "val_macro_f1", "val_tail_recall"))
-    first = int(np.nanargmax(score)) if np.isfinite(score).any() else 0
+    recall, first = np.array(history["val_tail_recall"], float), _selected(history, select_by)
     which = class_collapse(history, support)
     one = [k for k, name in enumerate(which) if name]
     late = [epoch[k] for k in one if k >= first]
@@ -593,10 +596,16 @@ def _training_row(history: dict | None, select_by: str, support: dict | None = N
     early = f"; epoch {epoch[one[0]]} had one class and recovered" if one else ""
     return _row(name, asked, f"{len(epoch)} epochs, lowest tail recall {np.nanmin(recall):.2f}{early}", MET)
 
+def _selected(history: dict, select_by: str) -> int: # its place in the lists, from 0
+    "Find the epoch that was selected, the first of equals."
+    key = {"f1_tail": "val_tail_f1"}.get(select_by, f"val_{select_by}")
+    score = np.array(history.get(key, history.get("val_macro_f1", ())), float)
+    return int(np.nanargmax(score)) if np.isfinite(score).any() else 0
+
 # %% ../nbs/07_eval.ipynb #07-054
-def _epoch_row(line: EpochRecall, history: dict | None, val: dict | None) -> dict:
+def _epoch_row(line: EpochRecall, history: dict | None, val: dict | None, select_by: str = "macro_f1") -> dict:
     "Decide the line for tail recall on validation at one epoch; the bouts are the effective number."
-    name, asked = f"tail recall on validation by epoch {line.epoch}", f"at least {line.at_least:.2f}"
+    name, asked = f"tail recall on validation at epoch {line.epoch}", f"at least {line.at_least:.2f}"
     if line.expected:
         asked += " ({:.2f} to {:.2f} was expected)".format(*line.expected)
     if not history or not history.get("epoch"):
@@ -610,7 +619,10 @@ def _epoch_row(line: EpochRecall, history: dict | None, val: dict | None) -> dic
     low, high = proportion_confint(at * bouts, bouts, method="wilson")
     above = line.expected and low > line.expected[1]
     found = f"{at:.3f} (95 % CI {low:.3f} to {high:.3f}, with {bouts} bouts as n)"
-    return _row(name, asked, found + (", above what was expected" if above else ""),
+    found += ", above what was expected" if above else ""
+    if len(history["epoch"]) > 1 and history["epoch"][_selected(history, select_by)] == line.epoch:
+        return _row(name, asked, found, SELECTED_EPOCH[True])
+    return _row(name, asked, found,
                 decide({"low": low, "high": high}, line.at_least, n=f"n = {tails} tail events in {bouts} bouts"))
 
 def _seed_row(line: SeedLine, seeds: Sequence[dict]) -> dict:
@@ -649,7 +661,7 @@ def criteria(
         rows.append(_training_row(history, select_by, val and val["support"]))
     rows += [_metric_row(line, val) for line in lab.metrics if line.part == "validation"]
     if lab.epoch_recall:
-        rows.append(_epoch_row(lab.epoch_recall, history, val))
+        rows.append(_epoch_row(lab.epoch_recall, history, val, select_by))
     if lab.seeds:
         rows.append(_seed_row(lab.seeds, seeds or ([test] if test else [])))
     return pd.DataFrame(rows, columns=["criterion", "asked", "found", "answer"])
@@ -1083,7 +1095,8 @@ def _abstain_words(facts: dict) -> str:
     "Say what selective prediction on the half with the highest confidence gains."
     rows = {r["coverage"]: r for r in facts["risk_coverage"]}
     if 0.5 not in rows:
-        return "Not computed: the bouts are not known, or there are too few events."
+        return (f"Not computed: the bouts are not known, there are fewer than 20 events, or a behaviour "
+                f"lies in fewer than {MIN_UNITS} bouts.")
     half, whole = rows[0.5], rows[1.0]
     better = half["high"] < half["always_ear"]
     gain = f"{'Better' if better else 'Not shown to be better'} than the majority-class baseline (always ear) on the same events."
@@ -1128,15 +1141,10 @@ def assess(
     few = min(n_boot, 500)
     facts["n_tail_bouts"] = int(table.bout_id[is_tail].nunique()) if known else None
     facts["curves"], facts["cells"] = curve_facts(table, few), cell_facts(table, few)
-    facts["risk_coverage"] = risk_coverage(is_tail, prob, table.bout_id, n_boot=few).to_dict("records") if known and len(table) >= 20 else []
+    enough = known and len(table) >= 20 and _bouts_of_rarer(table) >= MIN_UNITS
+    facts["risk_coverage"] = risk_coverage(is_tail, prob, table.bout_id, n_boot=few).to_dict("records") if enough else []
     facts["left_out"] = [] if left_out is None else left_out_scores(table, left_out, n_boot=n_boot)
     return facts | {"errors": error_source(table)}
-
-def which_part(table: pd.DataFrame, train: pd.DataFrame | None) -> str:
-    "Say `test` where no group of the table was trained on, else `validation`."
-    if train is None or "group" not in table:
-        return "validation"
-    return "validation" if set(table.group) & set(train.group) else "test"
 
 # %% ../nbs/07_eval.ipynb #07-094a
 def film_words(
@@ -1169,13 +1177,21 @@ def selection_of(
     n_perm: int = 1000,
 ) -> dict | None: # as `selection_record`; None where these events selected nothing
     "Record how the selection of the epoch on these events raises their scores."
+    scored = set(table["event_idx"]) if "event_idx" in table else set()
     if part == "test":
+        if both := len(scored & selecting_events(folder)):
+            raise UserError(f"these events selected the checkpoint ({both} of {len(scored)})", where="--part",
+                            remedy="evaluate them as validation")
         return None
+    if folder is not None and (folder / "ensemble.json").exists():
+        return no_selection_record(MEAN_SELECTED)
     past, settings = (None if folder is None else folder / f for f in ("training_history.json", "config.yaml"))
     if past is None or not past.exists():
         return no_selection_record("it is not known whether these events selected the checkpoint, "
                                    "since no training history lies beside the table", known=False)
     epochs = len(read_json(past)["epoch"])
+    if epochs == 1:
+        return None  # as `selection_sentence` says
     select_by = read_yaml(settings).get("optim", {}).get("select_by") if settings.exists() else None
     path = folder / VAL_EPOCHS
     if not path.exists():
@@ -1185,11 +1201,11 @@ def selection_of(
                                    "epoch", epochs)
     events, _, probs = read_val_epochs(path)
     known = set(events["event_idx"])
-    scored = set(table["event_idx"]) if "event_idx" in table else set()
     if scored and not scored & known:
         return None
     if scored != known:
-        why = "the table has no event_idx" if not scored else f"{len(scored & known)} of {len(scored)} scored events"
+        why = (f"{len(scored & known)} of the {len(scored)} scored events are among its {len(known)}"
+               if scored else "the table has no event_idx")
         return no_selection_record(f"{VAL_EPOCHS} holds other events than the table ({why}), so the "
                                    "optimism of the selection is not computed", epochs, select_by)
     record = stored_selection(path, epochs, select_by, n_perm=n_perm)
@@ -1199,6 +1215,14 @@ def selection_of(
 MEAN_SELECTED = ("the epoch of every member was selected on these events; what the selection adds to "
                  "the score of their mean is not computed")
 TABLE_TOLERANCE = 0.05  # how far P(tail) of the same checkpoint may differ between two machines
+
+RUN_MARKS = ("config.yaml", "training_history.json", "ensemble.json")  # one of them makes a run folder
+
+def selecting_events(folder: Path | None) -> set[int]: # empty where it is not known
+    "Name the events whose predictions at every epoch a run keeps: they selected its checkpoint."
+    if folder is None or not (folder / VAL_EPOCHS).exists():
+        return set()
+    return set(read_table(folder / VAL_EPOCHS, need=("event_idx",), integer=("event_idx",))["event_idx"])
 
 def _of_this_table(record: dict, table: pd.DataFrame, events: pd.DataFrame, probs: np.ndarray) -> dict:
     "Keep a record only where the table holds the predictions of the selected epoch."
@@ -1210,6 +1234,23 @@ def _of_this_table(record: dict, table: pd.DataFrame, events: pd.DataFrame, prob
         return record
     return no_selection_record(f"the table differs from the predictions of the selected epoch by up to {gap:.2f}, "
                                "so the optimism of the selection is not computed", record["epochs"], record["select_by"])
+
+def which_part(
+    table: pd.DataFrame,
+    train: pd.DataFrame | None, # the training events
+    path: object = None,        # of the table; in a run folder its name tells the part
+    folder: Path | None = None, # where the run's files lie
+) -> str: # validation or test
+    "Take the part from the run's files, else say `test` where no group of the table was trained on."
+    if isinstance(path, str | os.PathLike) and any((Path(path).parent / f).exists() for f in RUN_MARKS):
+        named = [part for part, file in RUN_TABLES.items() if Path(path).name == file]
+        if named:
+            return named[0]
+    if "event_idx" in table and set(table.event_idx) & selecting_events(folder):
+        return "validation"
+    if train is None or "group" not in table:
+        return "validation"
+    return "validation" if set(table.group) & set(train.group) else "test"
 
 # %% ../nbs/07_eval.ipynb #07-095
 def evaluate(
@@ -1230,11 +1271,12 @@ def evaluate(
     table, run = read_predictions(predictions, manifest), find_run(predictions, run)
     if left_out is None and run is not None and (run / "left_out_predictions.csv").exists():
         left_out = run / "left_out_predictions.csv"
-    part = part or which_part(table, train)
     left_out = None if left_out is None else read_left_out(left_out)
     beside = run.path if run is not None else Path(predictions).parent if isinstance(predictions, str | os.PathLike) else None
+    part = part or which_part(table, train, predictions, beside)
+    chosen = selection_of(table, part, beside, n_perm)
     facts = assess(table, train, left_out=left_out, criteria=criteria, n_boot=n_boot, n_perm=n_perm)
-    facts = judged({"part": part, "selection": selection_of(table, part, beside, n_perm)} | facts)
+    facts = judged({"part": part, "selection": chosen} | facts)
     if out is not None:
         (Path(out) / "metrics.json").unlink(missing_ok=True)  # it vouches for the others, so it comes last
         cards = write_cards(manifest, run, Path(out))
@@ -1427,6 +1469,15 @@ def pair_sentence(pair: dict, n_pairs: int, part: str = "") -> str:
     return seen + ("A difference is not shown; with 80 % power, this number of events shows one of "
                    f"{d['detectable']:.2f} or more.")
 
+def _exceeds_chance(seeds: list[dict], found: dict, n_perm: int) -> bool:
+    "Ask for CI and permutation test, as `metrics.call` does; the statistic is the mean over seeds."
+    ends = found["intervals"].get("roc_auc")
+    if ends is None or ends["low"] <= 0.5:
+        return False
+    null = np.mean([permutation_null(j["is_tail"], j["prob"], j["code"], n_perm=n_perm) for j in seeds], axis=0)
+    reached = int((null >= over_seeds(seeds, "point", "roc_auc") - 1e-12).sum())
+    return (1 + reached) / (1 + len(null)) <= (1 - LEVEL) / 2
+
 # %% ../nbs/07_eval.ipynb #07-109a
 NO_WINNER_HERE = ("No verdict from validation: these events also selected the checkpoints. "
                   "The differences are shown, not corrected for the selections.")
@@ -1589,15 +1640,6 @@ def compare_part(
     pairs, winner, sentence = judge_pairs(pairs, above, part)
     return result | {"pairs": pairs, "winner": winner, "sentence": sentence, "seeds": seed_words(result["units"], noise, list(kept))}
 
-def _exceeds_chance(seeds: list[dict], found: dict, n_perm: int) -> bool:
-    "Ask for CI and permutation test, as `metrics.call` does; the statistic is the mean over seeds."
-    ends = found["intervals"].get("roc_auc")
-    if ends is None or ends["low"] <= 0.5:
-        return False
-    null = np.mean([permutation_null(j["is_tail"], j["prob"], j["code"], n_perm=n_perm) for j in seeds], axis=0)
-    reached = int((null >= over_seeds(seeds, "point", "roc_auc") - 1e-12).sum())
-    return (1 + reached) / (1 + len(null)) <= (1 - LEVEL) / 2
-
 def seed_words(units: dict, noise: dict, names: list[str]) -> str:
     "Say how much of the scatter comes from seeds."
     homes = [experiment_of(n) for n in names if experiment_of(n) != n]
@@ -1708,6 +1750,12 @@ def chosen_words(
 SELECTED_NOTE = ("These events also selected the checkpoint of each model, and the CIs are not corrected for that: a difference "
                  "here is to be confirmed on the test groups.")
 
+def _seed_table(r: dict) -> pd.DataFrame:
+    "Set the scatter between seeds beside that over bouts."
+    return pd.DataFrame([{"experiment": n, "seeds": u["seeds"], "ROC AUC, lowest to highest seed": "{:.3f} to {:.3f}".format(*u["range"]["roc_auc"]),
+                          "scatter between seeds (SD)": _number(u["sd_seeds"]["roc_auc"]),
+                          "scatter over bouts (SD)": _number(u["sd_bouts"]["roc_auc"])} for n, u in r["units"].items()])
+
 # %% ../nbs/07_eval.ipynb #07-127
 def _comparison_page(result: dict) -> list:
     "Lay out the comparison: the answer, then figure and tables of each part, the criteria, what the plan would have done."
@@ -1734,12 +1782,6 @@ def _comparison_page(result: dict) -> list:
                        *(p["sentence"] for p in r["pairs"]), _pairs_table(r["pairs"])]
     criteria_rows = pd.DataFrame(result["criteria"])
     return [*blocks, *(["# The lab's criteria", criteria_rows] if len(criteria_rows) else []), *([result["plan"]] if result["plan"] else [])]
-
-def _seed_table(r: dict) -> pd.DataFrame:
-    "Set the scatter between seeds beside that over bouts."
-    return pd.DataFrame([{"experiment": n, "seeds": u["seeds"], "ROC AUC, lowest to highest seed": "{:.3f} to {:.3f}".format(*u["range"]["roc_auc"]),
-                          "scatter between seeds (SD)": _number(u["sd_seeds"]["roc_auc"]),
-                          "scatter over bouts (SD)": _number(u["sd_bouts"]["roc_auc"])} for n, u in r["units"].items()])
 
 def _pairs_table(pairs: list[dict]) -> pd.DataFrame:
     "List every difference with its CI, its p-value and the smallest that is shown with 80 % power."

@@ -1722,13 +1722,13 @@ def copy_pages(
 # %% ../nbs/11_experiments.ipynb #11-150
 def run_parts(run: RunFolder) -> list[dict]: # a row of the index for validation, one for test
     "Give what the index shows of a finished run."
-    from crosssuck.metrics import selecting
+    from crosssuck.metrics import selecting, selects_surely
     parts = []
     for part, facts in scored(run).items():
         units = next((f"{i['n_units']} {i['unit'].removesuffix('s')}s" for i in facts["intervals"].values() if i and i.get("n_units")), "")
         first, _, rest = facts["verdict"].partition(". ")
         parts.append({"name": PARTS[part][0], "n": facts["n"], "tail": facts["support"]["tail"], "units": units, "verdict": first + ("." if rest else ""), "rest": rest,
-                      "note": "these events selected the checkpoint" if selecting(facts) else "",
+                      "note": "these events selected the checkpoint" if selects_surely(selecting(facts)) else "",
                       "cells": [score_cell(facts, m) for m in HEADLINE]})
     return parts
 

@@ -9,8 +9,13 @@ import pytest
 from calling import call
 from crosssuck.core import RunFolder, UserError, make_config, open_run, read_json, sha256_file, write_csv, write_json, write_text
 from crosssuck.eval import (
+    SELECTED_EPOCH,
+    _abstain_words,
     _training_row,
+    assess,
+    curves_figure,
     selection_of,
+    which_part,
     MOOD,
     NEXT,
     WORKS,
@@ -150,7 +155,7 @@ def test_criteria_of_e1(lab):
     assert answer["tail recall on test"].startswith("cannot be told")
     assert answer["no clustered probabilities on validation"] == "met"
     assert answer["training without NaN or collapse"] == "met"
-    assert answer["tail recall on validation by epoch 8"] == "not met"
+    assert answer["tail recall on validation at epoch 8"] == "not met"
     assert answer["macro F1 on validation (E1b)"] == "cannot be told from n = 38 tail events"
 
 
@@ -1039,7 +1044,7 @@ def test_a_baseline_counts_as_exceeded_only_with_its_interval(sides, good, coin)
     (0.5, None, "cannot be told: the bouts of the tail events are not known")])
 def test_recall_at_epoch_eight_counts_bouts(recall, bouts, answer):
     val = {"n": 300, "support": {"ear": 260, "tail": 40}, "metrics": {}, "intervals": {}, "n_tail_bouts": bouts}
-    row = criteria(val, None, history([0.2] * 7 + [recall] + [0.2] * 3)).set_index("criterion").loc["tail recall on validation by epoch 8"]
+    row = criteria(val, None, history([0.2] * 7 + [recall] + [0.2, 0.2, 0.99])).set_index("criterion").loc["tail recall on validation at epoch 8"]
     assert row.answer == answer and ("above what was expected" in row.found) == (recall == 0.9)
     assert row.asked == "at least 0.30 (0.30 to 0.50 was expected)"
 
@@ -1106,13 +1111,12 @@ def test_the_facts_of_validation_record_the_selection(tmp_path):
     facts = evaluate(tmp_path / "predictions_agg.csv", part="validation", n_boot=50, n_perm=200)
     assert facts["selection"] == record and (record["epochs"], record["select_by"], record["n_perm"], record["note"]) == (18, "macro_f1", 200, "")
     assert record["p_value"]["macro_f1"] > 0.025 and record["observed"]["macro_f1"] == pytest.approx(facts["metrics"]["macro_f1"])
-    assert selection_of(table, "test", tmp_path) is None
     write_json(tmp_path / "out.json", facts)
 
 
 @pytest.mark.parametrize(("change", "epochs", "words"), [
     (lambda t, d: (d / VAL_EPOCHS).unlink(), 18, "predictions of every epoch were not stored"),
-    (lambda t, d: t.drop(t.index[0], inplace=True), 18, "holds other events than the table (360 of 360 scored events)"),
+    (lambda t, d: t.drop(t.index[0], inplace=True), 18, "holds other events than the table (360 of the 360 scored events are among its 361)"),
     (lambda t, d: t.drop(columns="event_idx", inplace=True), 18, "the table has no event_idx"),
     (lambda t, d: t.__setitem__("prob_tail", 1 - t.prob_tail), 18, "the table differs from the predictions of the selected epoch by up to"),
     (lambda t, d: write_json(d / "training_history.json", {"epoch": list(range(1, 21))}), 20, "holds 18 of 20 epochs"),
@@ -1123,6 +1127,50 @@ def test_a_record_that_cannot_be_made_says_why(tmp_path, change, epochs, words):
     change(table, tmp_path)
     record = selection_of(table, "validation", tmp_path)
     assert record["epochs"] == epochs and record["chance"] == record["p_value"] == {} and words in record["note"]
+
+
+def test_events_that_selected_the_checkpoint_are_no_test(tmp_path):
+    table = selected_run(tmp_path)
+    with pytest.raises(UserError, match=r"these events selected the checkpoint \(361 of 361\)"):
+        evaluate(tmp_path / "predictions_agg.csv", part="test", n_boot=50, n_perm=50)
+    fresh = table.assign(event_idx=table.event_idx + 1000)
+    assert selection_of(fresh, "test", tmp_path) is None
+    assert which_part(fresh, fresh.assign(group=1), tmp_path / "predictions_agg.csv", tmp_path) == "validation"
+    assert which_part(table.assign(group=2), fresh.assign(group=1), None, tmp_path) == "validation"
+    same_groups = table.assign(group=1)
+    assert which_part(same_groups, same_groups, tmp_path / "test_predictions.csv") == "test"
+    assert which_part(same_groups, same_groups, tmp_path / "elsewhere/test_predictions.csv") == "validation"
+
+
+def test_one_epoch_selects_nothing_and_an_ensemble_has_its_own_note(tmp_path):
+    from crosssuck.metrics import selection_sentence, stored_selection
+    table = selected_run(tmp_path)
+    write_json(tmp_path / "training_history.json", {"epoch": [1]})
+    stored = pd.read_csv(tmp_path / VAL_EPOCHS)
+    write_csv(tmp_path / VAL_EPOCHS, stored[["event_idx", "true_label", "bout_id", "epoch_1"]])
+    assert selection_of(table, "validation", tmp_path) is None
+    said = selection_sentence(stored_selection(tmp_path / VAL_EPOCHS, 1, "macro_f1", n_perm=20), "macro_f1", "macro F1")
+    assert said == "One epoch was trained, so the validation events selected nothing."
+    write_json(tmp_path / "mean/ensemble.json", {})
+    record = selection_of(table, "validation", tmp_path / "mean")
+    assert record["known"] and "epoch of every member was selected" in record["note"]
+
+
+def test_an_epoch_that_was_named_and_selected_is_not_called_met():
+    val = {"n": 100, "support": {"ear": 80, "tail": 20}, "n_tail_bouts": 20, "metrics": {}, "absent": {}, "intervals": {}}
+    past = history([0.2] * 7 + [0.9] + [0.2] * 3)
+    row = criteria(val, None, past).set_index("criterion").loc["tail recall on validation at epoch 8"]
+    assert row.answer == SELECTED_EPOCH[True]
+
+
+def test_no_selective_prediction_and_no_bands_without_enough_bouts(good):
+    facts = assess(good.head(24).assign(bout_id="1"), n_boot=50, n_perm=50)
+    assert facts["risk_coverage"] == [] and "fewer than 8 bouts" in _abstain_words(facts)
+    assert assess(good, n_boot=50, n_perm=50)["risk_coverage"]
+    unknown = good.assign(bout_id="")
+    assert all(c["bouts"] is None and not c["intervals"] for c in cell_facts(unknown, 50))
+    words = [t.get_text() for t in curves_figure({"x": unknown}, 50).axes[0].get_legend().get_texts()]
+    assert "x (bouts unknown or fewer than 8: no band)" in words
 
 
 def test_events_that_selected_nothing_have_no_record(tmp_path):
