@@ -41,7 +41,7 @@ from .core import (CLASSES, COLOUR, SIMULATED, STYLE, RunFolder, UserError, as_b
 from .metrics import (ECE_WORDS, FIELD_WORDS, LEVEL, MIN_UNITS, NO_BOUTS, Criteria, EpochRecall, MetricLine, SeedLine,
                                bound, excluded_words, judged, line_excluded, line_words, optimism_words, read_criteria,
                                reworded, selecting, selects_surely, verdict_parts)
-from .metrics import (Live, bca, check_predictions, deciding_rows, error_tests, holm, interval_of, intervals,
+from .metrics import (BOTH_CLASSES, Live, bca, bouts_of_rarer, check_predictions, deciding_rows, error_tests, holm, interval_of, intervals,
                                left_out_scores, over_seeds, permutation_null, point_metrics, read_left_out, read_predictions, repeated_values,
                                risk_coverage, risk_figure, score_all, summarise)
 from .metrics import VAL_EPOCHS, class_collapse, no_selection_record, read_val_epochs, stored_selection
@@ -201,7 +201,7 @@ def beaten(facts: dict) -> dict[str, bool]: # baseline that has a ROC AUC -> whe
     low = facts["intervals"].get("roc_auc", {}).get("low", 0)
     gain = {k: facts["differences"][k]["low"] if k in facts.get("differences", {}) else low - facts["baselines"][k]["roc_auc"]
             for k in RIVALS if "roc_auc" in facts["baselines"].get(k, {})}
-    return {k: bool(g > 0) and selecting(facts) is None for k, g in gain.items()}
+    return {k: g is not None and bool(g > 0) and selecting(facts) is None for k, g in gain.items()}
 
 def _better(facts: dict) -> tuple[str, str]:
     "Name what is exceeded, and set the figures side by side."
@@ -234,6 +234,11 @@ def _side_by_side(facts: dict) -> str:
     ranks = "" if auc is None else f"ROC AUC {auc:.2f}, against {against}. "
     return (f"{ranks}Accuracy {facts['metrics']['accuracy']:.2f}, against "
             f"{base['always_ear']['accuracy']:.2f} of the {RIVALS['always_ear']}.")
+
+def _gap_words(gap: dict) -> str: # of a paired difference
+    if gap["low"] is None:
+        return f"no CI: {gap['reason']}"
+    return f"95 % CI {gap['low']:+.2f} to {gap['high']:+.2f}"
 
 def _number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}f}"
@@ -313,7 +318,7 @@ def unsaid_table(
     for k, fields in facts["metadata_fields"].items():
         words = ", ".join(FIELD_WORDS[f] for f in fields)
         gap = facts["differences"].get(k)
-        more = f"{gap['value']:+.3f} against it (95 % CI {gap['low']:+.2f} to {gap['high']:+.2f})" if gap else ""
+        more = f"{gap['value']:+.3f} against it ({_gap_words(gap)})" if gap else ""
         rows.append((f"metadata baseline, fitted on training: {words}", more,
                      f"ROC AUC {_number(base[k].get('roc_auc'))}, macro F1 {_number(base[k].get('macro_f1'))}"))
     if not facts["metadata_fields"]:
@@ -394,7 +399,7 @@ def curve_points(
 
 def _bouts_of_rarer(table: pd.DataFrame) -> int:
     "Count the bouts that hold the behaviour that lies in fewer bouts; 0 where it has no events."
-    return min(table.bout_id[table.true_label == c].nunique() for c in CLASSES)
+    return bouts_of_rarer((table.true_label == "tail").to_numpy(), table.bout_id.to_numpy())
 
 # %% ../nbs/07_eval.ipynb #07-037
 def curve_facts(
@@ -1413,6 +1418,7 @@ def _compared(
     "Give a difference with its CI, its test and the smallest that 80 % of such studies would show."
     value, gap, jack = (over_seeds(a, k, metric) - over_seeds(b, k, metric) for k in ("point", "draws", "jack"))
     k = min(len(np.unique(a[0]["code"][rows])) for rows in deciding_rows(a + b, metric))
+    k = bouts_of_rarer(a[0]["is_tail"], a[0]["code"]) if metric in BOTH_CLASSES else k
     added = contributions(a, b, metric)
     facts = {"difference": float(value), "low": None, "high": None, "p_value": None, "detectable": None,
              "n_deciding": k, "n_differing": n_differing(a, b, metric, added)}
@@ -1711,7 +1717,7 @@ def run_criteria(
     lab: Criteria | None = None, # of `read_criteria`; the project's own if not given
 ) -> pd.DataFrame: # criterion, asked, and a column a run
     "Put the lab's criteria to every run, the question of seeds to all seeds of its experiment."
-    told = {r.name: {p: read_json(r / f"metrics/{f}") if (r / f"metrics/{f}").exists() else None for p, (_, _, f) in RUN_FILES.items()} for r in runs}
+    told = {r.name: {p: reworded(read_json(r / f"metrics/{f}"), p) if (r / f"metrics/{f}").exists() else None for p, (_, _, f) in RUN_FILES.items()} for r in runs}
     columns = {}
     for r in runs:
         seeds = [f["test"] for n, f in told.items() if experiment_of(n) == experiment_of(r.name) and f["test"]]

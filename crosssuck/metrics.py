@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_BINS', 'DEFINITIONS', 'ECE_METRICS', 'ECE_WORDS',
-           'BLOCK', 'LEVEL', 'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'METHOD_ECE', 'METADATA', 'KINDS', 'LEVELS',
-           'SHARED', 'SELECTORS', 'AFTER_SELECTION', 'VAL_EPOCHS', 'FIELD_WORDS', 'NO_BOUTS', 'SELECTION_WARNING',
-           'SELECTED_BY', 'check_predictions', 'read_predictions', 'other_class_overlap', 'join_manifest', 'equal_bins',
-           'not_computed', 'calibration_gaps', 'Scorer', 'point_metrics', 'bout_codes', 'resample', 'leave_one_out',
-           'bca', 'deciding', 'bin_noise', 'ece_intervals', 'score_all', 'over_seeds', 'deciding_rows', 'interval_of',
-           'intervals', 'coin_scores', 'trivial_scores', 'called_tail', 'class_collapse', 'metadata_table',
-           'metadata_fields', 'metadata_baseline', 'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band',
-           'roc_figure', 'risk_coverage', 'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores',
-           'repeated_values', 'exchange_within', 'cells_test', 'error_cells', 'untestable', 'holm', 'error_tests',
-           'error_words', 'MetricLine', 'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria',
-           'read_criteria', 'Live', 'epoch_scores', 'selected_scores', 'no_selection_record', 'selection_record',
-           'read_val_epochs', 'stored_selection', 'selection_sentence', 'selecting', 'selects_surely', 'call',
-           'line_excluded', 'verdict', 'judged', 'reworded', 'verdict_parts', 'bound', 'ci_words', 'excluded_words',
-           'line_words', 'optimism_words', 'paired_difference', 'summarise']
+           'BLOCK', 'LEVEL', 'MIN_UNITS', 'METHOD', 'METHOD_EDGE', 'BOTH_CLASSES', 'METHOD_ECE', 'METADATA', 'KINDS',
+           'LEVELS', 'SHARED', 'SELECTORS', 'AFTER_SELECTION', 'VAL_EPOCHS', 'FIELD_WORDS', 'NO_BOUTS',
+           'SELECTION_WARNING', 'SELECTED_BY', 'check_predictions', 'read_predictions', 'other_class_overlap',
+           'join_manifest', 'equal_bins', 'not_computed', 'calibration_gaps', 'Scorer', 'point_metrics', 'bout_codes',
+           'resample', 'leave_one_out', 'bca', 'deciding', 'bouts_of_rarer', 'bin_noise', 'ece_intervals', 'score_all',
+           'over_seeds', 'deciding_rows', 'interval_of', 'intervals', 'coin_scores', 'trivial_scores', 'called_tail',
+           'class_collapse', 'metadata_table', 'metadata_fields', 'metadata_baseline', 'exchange_bouts',
+           'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage', 'risk_figure',
+           'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'exchange_within', 'cells_test',
+           'error_cells', 'untestable', 'holm', 'error_tests', 'error_words', 'MetricLine', 'RepeatedValues',
+           'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria', 'read_criteria', 'Live', 'epoch_scores',
+           'selected_scores', 'no_selection_record', 'selection_record', 'read_val_epochs', 'stored_selection',
+           'selection_sentence', 'selecting', 'selects_surely', 'call', 'line_excluded', 'verdict', 'judged',
+           'reworded', 'verdict_parts', 'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words',
+           'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
 import os
@@ -382,6 +383,12 @@ def deciding(
         return is_tail if c == "tail" else ~is_tail
     return is_tail if is_tail.sum() <= (~is_tail).sum() else ~is_tail
 
+BOTH_CLASSES = ("roc_auc", "average_precision", "macro_f1")  # weigh ear against tail
+
+def bouts_of_rarer(is_tail: np.ndarray, unit: np.ndarray) -> int:
+    "Count the bouts that hold the class that lies in fewer of them."
+    return min(len(np.unique(unit[is_tail == c])) for c in (True, False))
+
 def _wilson(value: float, n: float) -> tuple[float, float]:
     from statsmodels.stats.proportion import proportion_confint
     low, high = proportion_confint(value * n, n, 1 - LEVEL, method="wilson")
@@ -469,6 +476,8 @@ def interval_of(
     value, draws, jack = (over_seeds(judged, k, metric) for k in ("point", "draws", "jack"))
     rows, unit = min(deciding_rows(judged, metric), key=np.sum), judged[0]["code"]
     k = len(np.unique(unit[rows]))
+    if metric in BOTH_CLASSES:
+        k = bouts_of_rarer(judged[0]["is_tail"], unit)
     if k < MIN_UNITS:
         return None, f"{k} bouts decide it, fewer than {MIN_UNITS}"
     if np.ptp(draws[np.isfinite(draws)]) > 1e-12:
@@ -1336,7 +1345,7 @@ def call(
         return "at_chance"
     if selecting(s) is not None:
         return "selected"
-    beaten = all(d["low"] > 0 for d in s["differences"].values())
+    beaten = all(d["low"] is not None and d["low"] > 0 for d in s["differences"].values())
     return "above_chance" if beaten else "not_beyond_metadata"
 
 def line_excluded(
@@ -1364,11 +1373,13 @@ def reworded(
     facts: dict, # a metrics.json, of version 0.1 too
     part: str,   # validation or test
 ) -> dict:
-    "Take back a verdict of skill that was given from validation before selections were recorded."
-    skill = facts.get("call") in ("above_chance", "not_beyond_metadata")
-    if part != "validation" or not skill or facts.get("selection", {}) is None:
+    "Word facts anew that were written before selections were recorded."
+    if "selection" in facts:
         return facts
-    return judged({**facts, "part": part})
+    try:
+        return judged({"part": part, **facts})
+    except (KeyError, TypeError):
+        return facts  # it lacks what a verdict needs
 
 def verdict_parts(
     words: str, # of `verdict`
@@ -1517,13 +1528,15 @@ def _compared(s: dict) -> str:
 
 def _metadata(s: dict) -> str:
     "Name the metadata baseline that is hardest to exceed; at chance, the one that reaches most."
-    low = {k: d["low"] for k, d in s["differences"].items()}
+    low = {k: -np.inf if d["low"] is None else d["low"] for k, d in s["differences"].items()}
     auc = {k: s["baselines"][k]["roc_auc"] for k in low}
     name = max(auc, key=auc.get) if call(s) == "at_chance" else min(low, key=low.get)
     d, fields = s["differences"][name], ", ".join(FIELD_WORDS[f] for f in s["metadata_fields"][name])
     words = f"metadata baseline ({fields}) {auc[name]:.2f}"
     if call(s) == "at_chance":
         return words
+    if d["low"] is None:
+        return f"{words}, difference {d['value']:+.2f} (no CI: {d['reason']})"
     span = " to ".join(bound(d[k], 0.0, sign="+") for k in ("low", "high"))
     return f"{words}, difference {d['value']:+.2f} ({100 * d['level']:g} % CI {span})"
 
@@ -1559,7 +1572,7 @@ def paired_difference(
     metric: str = "roc_auc",
     n_boot: int = 2000,
     seed: int = 0,
-) -> dict: # metric, value, low, high, level, method, unit, n_units
+) -> dict: # metric, value, low, high, level, method, unit, n_units, reason (why there is no interval)
     "Give the difference of a metric between two models on the same events, with its interval over bouts."
     is_tail, unit = np.asarray(is_tail, bool), bout_codes(bout)
     a, b = (Scorer(is_tail, p, unit) for p in (prob, other))
@@ -1567,14 +1580,21 @@ def paired_difference(
     mine, theirs = (resample(s, n_boot, seed)[metric] for s in (a, b))
     value, method = values[0] - values[1], "paired " + METHOD
     rows = [deciding(metric, is_tail, np.asarray(p) >= 0.5) for p in (prob, other)]
-    k = max(min(len(np.unique(unit[r])) for r in rows), 2)
-    if all(np.ptp(d[np.isfinite(d)]) <= 1e-12 and v in (0, 1) for d, v in zip((mine, theirs), values, strict=True)):
+    k, reason = min(len(np.unique(unit[r])) for r in rows), ""
+    if metric in BOTH_CLASSES:
+        k = bouts_of_rarer(is_tail, unit)
+    gap = mine - theirs
+    if k < MIN_UNITS:
+        low, high, reason = None, None, f"{k} bouts decide it, fewer than {MIN_UNITS}"
+    elif all(np.ptp(d[np.isfinite(d)]) <= 1e-12 and v in (0, 1) for d, v in zip((mine, theirs), values, strict=True)):
         ends = [_wilson(v, effective_n(np.ones(r.sum()), unit[r])) for v, r in zip(values, rows, strict=True)]
         low, high, method = ends[0][0] - ends[1][1], ends[0][1] - ends[1][0], "each model: " + METHOD_EDGE
+    elif np.ptp(gap[np.isfinite(gap)]) < 1e-12:
+        low, high, reason = None, None, "the difference is the same in every resample"
     else:
-        low, high = bca(value, mine - theirs, leave_one_out(a)[metric] - leave_one_out(b)[metric], k)
+        low, high = bca(value, gap, leave_one_out(a)[metric] - leave_one_out(b)[metric], k)
     return {"metric": metric, "value": value, "low": low, "high": high, "level": LEVEL, "method": method,
-            "unit": "bout", "n_units": int(unit.max()) + 1}
+            "unit": "bout", "n_units": int(unit.max()) + 1, "reason": reason}
 
 # %% ../nbs/04b_metrics.ipynb #04b-095
 def summarise(

@@ -618,6 +618,18 @@ def test_what_bouts_add_to_the_roc_auc_are_its_centred_placements_not_halved():
     assert added[names] == pytest.approx(by_hand, abs=0.12 * by_hand.std()) and np.corrcoef(added[names], by_hand)[0, 1] > 0.999
 
 
+def test_a_pair_needs_both_classes_in_enough_bouts_and_a_gap_without_ci_has_its_reason(sides, good):
+    y, b = np.arange(60) < 20, np.r_[np.arange(20), 20 + np.arange(40) % 3]
+    one, other = (judge(as_table(y, b, np.random.default_rng(k).random(60)), 20) for k in (0, 1))
+    found = paired_judged([one], [other], n_perm=19)
+    assert found["roc_auc"]["low"] is None and found["roc_auc"]["reason"] == "3 bouts decide it, fewer than 8"
+    assert found["recall_tail"]["n_deciding"] == 20
+    facts = evaluate(good, sides[1], sides[0], part="test", **QUICK)
+    facts["differences"]["metadata_all"] |= {"low": None, "high": None, "reason": "it is one"}
+    assert beaten(facts)["metadata_all"] is False
+    assert "against it (no CI: it is one)" in " ".join(unsaid_table(facts)["this model"])
+
+
 @pytest.mark.parametrize("structure", [VALIDATION, OOD])
 def test_equal_models_are_called_different_no_more_often_than_the_level(structure):
     "Two models of one true ROC AUC; halved placements gave p < 0.05 in a third of these studies."

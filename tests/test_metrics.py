@@ -288,9 +288,10 @@ def test_intervals_hold_the_truth_in_many_studies(n_bouts, shift):
 def test_the_same_model_differs_by_nothing():
     y, p, b = study(100, 1, np.random.default_rng(0))
     same = paired_difference(y, p, p, b, n_boot=200)
-    assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+    assert (same["value"], same["low"], same["high"]) == (0, None, None)
+    assert same["reason"] == "the difference is the same in every resample"
     better = paired_difference(y, p, np.random.default_rng(1).random(len(p)), b, n_boot=500)
-    assert better["low"] < better["value"] < better["high"] and better["value"] == pytest.approx(
+    assert better["reason"] == "" and better["low"] < better["value"] < better["high"] and better["value"] == pytest.approx(
         point_metrics(y, p)["roc_auc"] - point_metrics(y, np.random.default_rng(1).random(len(p)))["roc_auc"])
 
 
@@ -309,6 +310,43 @@ def test_two_perfect_models_differ_by_zero_with_an_interval_that_is_not_zero():
     one, other = y * 0.8 + 0.1 * p, y * 0.7 + 0.2 * p
     d = paired_difference(y, one, other, b, n_boot=100)
     assert d["value"] == 0 and d["low"] < -0.02 and d["high"] > 0.02 and "Wilson" in d["method"]
+
+
+def few_bouts_of_ears():
+    "20 tail events in 20 bouts, 40 ear events in three."
+    y, b = np.arange(60) < 20, np.r_[np.arange(20), 20 + np.arange(40) % 3]
+    return y, np.random.default_rng(0).random(60) / 2 + y / 3, b
+
+
+def test_both_classes_must_lie_in_enough_bouts():
+    y, p, b = few_bouts_of_ears()
+    found, none = intervals(y, p, b, n_boot=50)
+    for m in ("roc_auc", "average_precision", "macro_f1"):
+        assert m not in found and none[m] == "3 bouts decide it, fewer than 8"
+    assert found["recall_tail"]["n_deciding"] == 20
+    d = paired_difference(y, p, p[::-1], b, n_boot=50)
+    assert (d["low"], d["high"], d["reason"]) == (None, None, "3 bouts decide it, fewer than 8")
+
+
+def test_a_difference_without_a_ci_is_not_shown(predictions, events):
+    s = summarise(read_predictions(predictions.iloc[1::2], events), train=events.iloc[::2], n_boot=100, n_perm=50)
+    s["intervals"]["roc_auc"] |= {"low": .60, "high": .90}
+    s["permutation"]["p_value"] = .001
+    for d in s["differences"].values():
+        d |= {"low": None, "high": None, "value": .1, "reason": "3 bouts decide it, fewer than 8"}
+    assert metrics.call(s) == "not_beyond_metadata"
+    assert "difference +0.10 (no CI: 3 bouts decide it, fewer than 8)" in verdict(s)
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_an_old_verdict_of_chance_is_worded_anew(part):
+    now = facts_with(.40, .60)
+    old = {k: v for k, v in now.items() if k not in ("part", "selection")} | {"verdict": "Indistinguishable from chance."}
+    said = metrics.reworded(old, part)
+    assert said["verdict"].startswith("No evidence of skill") and said["call"] == "at_chance" and said["part"] == part
+    assert metrics.reworded(old | {"selection": None}, part)["verdict"] == "Indistinguishable from chance."
+    bare = {"verdict": "Indistinguishable from chance.", "metrics": {"roc_auc": .5}}
+    assert metrics.reworded(bare, part) == bare and metrics.reworded({}, part) == {}
 
 
 def test_the_roc_band_agrees_with_the_area():
