@@ -15,7 +15,7 @@ import pytest
 from crosssuck.core import SIMULATED, RunFolder, UserError, read_json, write_json, write_page, write_text
 from crosssuck.experiments import (ENDED, NO_FETCH, PAGE_LIMIT, STAGES, TINY_CONFIG, Planned, Seen, ask_scheduler, batch_file, begin_run, cancel_runs, claim, clean_runs, code_hash, collect_runs, execute,
                                    data_blocks, find_folds, find_runs, how_far, is_held, judge, launch_local, leftovers, machine_fault, pick_runs, plan_runs, plan_waves,
-                                   progress_report, read_site, redact_tree, render_notebook, reproduce, resume_runs, run_experiments, run_for, run_stages, run_state, slots, stale_reasons,
+                                   progress_report, read_site, redact_tree, render_notebook, reproduce, resume_runs, run_experiments, run_for, run_parts, run_stages, run_state, slots, stale_reasons,
                                    task_list, tiny_notebooks, watch_runs, worker_command, worker_environment, write_reports)
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -624,12 +624,16 @@ def test_more_than_four_runs_stand_below_each_other_in_the_criteria(runs):
 
 def test_the_verdict_of_test_comes_first_and_validation_has_its_note(runs):
     folder = runs / "runs/tiny/s0"
-    for name, part in (("metrics.json", "validation"), ("test_metrics.json", "test")):
-        write_json(folder / f"metrics/{name}", read_json(folder / f"metrics/{name}") | {"part": part})
+    for name, part, record in (("metrics.json", "validation", {"known": True}), ("test_metrics.json", "test", None)):
+        facts = read_json(folder / f"metrics/{name}") | {"part": part, "selection": record}
+        write_json(folder / f"metrics/{name}", facts)
     RunFolder(folder).finish()
     row = write_reports().read_text().split('data-run="tiny/s0"')[1].split("</tbody>")[0]
     assert row.index("<td>test</td>") < row.index("<td>validation</td>") and row.count("these events selected the checkpoint") == 1
     assert row.index("<td>validation</td>") < row.index("these events selected the checkpoint")
+    facts = read_json(folder / "metrics/metrics.json") | {"selection": {"known": False}}
+    write_json(folder / "metrics/metrics.json", facts)
+    assert [p["note"] for p in run_parts(RunFolder(folder))] == ["", ""]
     page = progress_report(pick_runs(["tiny"])).read_text()
     assert page.index("<h2>Results on test") < page.index("<h2>Results on validation: groups that training knows; these events also selected the checkpoint")
     first = (runs / "reports/tiny_s0/evaluate.html").read_text().partition("</h1>")[2]
