@@ -12,7 +12,7 @@ __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_
            'intervals', 'coin_scores', 'trivial_scores', 'called_tail', 'class_collapse', 'metadata_table',
            'metadata_fields', 'metadata_baseline', 'exchange_bouts', 'permutation_null', 'permutation_test', 'roc_band',
            'roc_figure', 'risk_coverage', 'risk_figure', 'read_left_out', 'unfamiliarity', 'left_out_scores',
-           'repeated_values', 'exchange_within', 'cells_test', 'error_cells', 'known_times', 'untestable', 'holm',
+           'repeated_values', 'exchange_within', 'cells_test', 'known_times', 'error_cells', 'untestable', 'holm',
            'error_tests', 'error_words', 'MetricLine', 'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule',
            'Criteria', 'read_criteria', 'Live', 'epoch_scores', 'selected_scores', 'no_selection_record',
            'selection_record', 'read_val_epochs', 'stored_selection', 'selection_sentence', 'selecting',
@@ -895,6 +895,14 @@ def cells_test(
     seen = between(np.arange(len(size))[None])[0]
     return float((1 + (np.concatenate(null) >= seen - 1e-12).sum()) / (1 + n_perm))
 
+# %% ../nbs/04b_metrics.ipynb #04b-081k
+def known_times(
+    table: pd.DataFrame, # with start_s
+) -> pd.Series: # seconds of the day, NaN where not known
+    "Read the start of each event."
+    seconds = pd.to_numeric(table["start_s"], errors="coerce").astype(float)
+    return seconds.where(np.isfinite(seconds))
+
 # %% ../nbs/04b_metrics.ipynb #04b-081a
 KINDS = {"false alarms": "ear", "misses": "tail"} # kind of error -> true label of the events that can have it
 LEVELS = {"group": "groups", "camera": "cameras", "hour": "hours", "video": "videos"}
@@ -917,13 +925,6 @@ def error_cells(
         hour = (known_times(table) // 3600).map(lambda h: "not known" if np.isnan(h) else str(int(h)))
         cells["hour"] = (group + ", hour " + hour, group)
     return {k: tuple(map(np.asarray, cells[k])) for k in LEVELS if k in cells}
-
-def known_times(
-    table: pd.DataFrame, # with start_s
-) -> pd.Series: # seconds of the day, NaN where not known
-    "Read the start of each event."
-    seconds = pd.to_numeric(table["start_s"], errors="coerce").astype(float)
-    return seconds.where(np.isfinite(seconds))
 
 def untestable(
     cell: np.ndarray, within: np.ndarray, # of each event
