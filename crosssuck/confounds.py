@@ -813,7 +813,8 @@ def confounds(
 LEGEND = ("Red: casts doubt. Blue: the model itself. Grey: the rest. A hollow dot has too few bouts for a CI. A black tick is chance level, "
           "or the group's majority-class baseline.")
 RULE = ("Only rows with a p value can cast doubt, and leaks of the split. The tests of where errors come from are one family, the other tests "
-        "a second one; in each the p values are Holm-corrected at 5 %, so that a model without a confound is doubted in at most 10 % of studies.")
+        "a second one; in each the p values are Holm-corrected at a nominal 5 %. In simulated studies with the lab's bouts a model without a "
+        "confound is doubted in 8 % of cases (76 of 974 studies).")
 DRAWN = ("Scores of simulated calves are no evidence about real ones. {}The simulation shows that the checks run and find what was planted; "
          "it does not show that a model of real calves uses motion, or does not.")
 

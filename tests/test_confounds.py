@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 from crosssuck.confounds import (
     COLUMNS,
     PICTURES,
+    RULE,
     Shown,
     all_events,
     around_row,
@@ -154,6 +155,12 @@ def test_duplicates_cast_doubt_only_across_the_sides(sides):
     twice = val.iloc[[0]].assign(event_idx=90_001)
     within, across = duplicate_row(train, pd.concat([val, twice], ignore_index=True)), duplicate_row(pd.concat([train, twice], ignore_index=True), val)
     assert (within["figure"], within["doubt"]) == (1, False) and across["figure"] >= 1 and across["doubt"]
+
+
+def test_the_rate_on_the_page_is_the_rate_that_was_measured(root):
+    row = next(r for r in (root / "benchmarks/README.md").read_text().splitlines() if "anything is doubted" in r)
+    *_, rate, studies, _ = (x.strip() for x in row.split("|"))
+    assert f"{float(rate):.0%}".replace("%", " %") in RULE and f"of {studies} studies" in RULE and "at most" not in RULE and int(studies) >= 200
 
 
 def test_a_clean_model_is_rarely_doubted():
