@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 from crosssuck.confounds import (
     COLUMNS,
     PICTURES,
+    RULE,
     Shown,
     all_events,
     around_row,
@@ -19,6 +20,8 @@ from crosssuck.confounds import (
     confounds,
     duplicate_row,
     error_rows,
+    follow_row,
+    follow_rows,
     film_row,
     film_rows,
     film_verdict,
@@ -29,6 +32,7 @@ from crosssuck.confounds import (
     leak_row,
     logo_rows,
     over_bouts,
+    panel_page,
     panel_words,
     probe_rows,
     purity_row,
@@ -36,6 +40,7 @@ from crosssuck.confounds import (
     repeat_row,
     second_row,
     shown_panel,
+    within_rows,
 )
 from crosssuck.core import UserError, make_config, open_run, read_json, write_csv, write_json
 from crosssuck.metrics import read_predictions
@@ -152,6 +157,12 @@ def test_duplicates_cast_doubt_only_across_the_sides(sides):
     assert (within["figure"], within["doubt"]) == (1, False) and across["figure"] >= 1 and across["doubt"]
 
 
+def test_the_rate_on_the_page_is_the_rate_that_was_measured(root):
+    row = next(r for r in (root / "benchmarks/README.md").read_text().splitlines() if "anything is doubted" in r)
+    *_, rate, studies, _ = (x.strip() for x in row.split("|"))
+    assert f"{float(rate):.0%}".replace("%", " %") in RULE and f"of {studies} studies" in RULE and "at most" not in RULE and int(studies) >= 200
+
+
 def test_a_clean_model_is_rarely_doubted():
     rng = np.random.default_rng(5)
     doubted = [panel_of(placed_study(0.85, rng), train_side(rng), rng).doubt.any() for _ in range(15)]
@@ -188,6 +199,33 @@ def test_tests_are_corrected_together_and_say_what_they_would_find():
 def test_the_second_of_the_day_is_a_check_of_the_split(sides):
     r = second_row(read_predictions(tiny_predictions(sides[1], 0.8), sides[1]), *sides, n_boot=100)
     assert not r["doubt"] and "With whole hours" in r["means"] and "difference" in r["means"]
+    assert "rank" in r["means"] and "The second identifies" not in r["means"]
+
+
+def test_skill_on_the_selecting_events_is_said_to_be_not_corrected(sides):
+    t = read_predictions(tiny_predictions(sides[1], 0.95), sides[1])
+    rows = within_rows(t, sides[1], 200)
+    assert rows[0]["low"] > 0.5 and rows[0]["means"] == ("Over all pairs the model ranks tail above ear "
+                                                        "(CI not corrected for a selection of the epoch on these events).")
+    assert all("(CI not corrected" in r["means"] for r in rows if (r["low"] or 0) > 0.5)
+    words = panel_words(judge(pd.DataFrame(rows)))
+    assert "skill" not in words and "above chance" not in words
+
+
+def test_scores_that_follow_a_share_are_an_association():
+    rng = np.random.default_rng(0)
+    t = pd.DataFrame({"bout_id": np.arange(90).astype(str), "true_label": np.where(np.arange(90) % 5 == 0, "tail", "ear"), "prob_tail": rng.random(90)})
+    follows, other = (follow_row("x", "camera", t, share, 199) for share in (t.prob_tail.to_numpy(), rng.random(90)))
+    assert follows["doubt"] and follows["means"].startswith(
+        "Among events of one true label, P(tail) follows the camera's share of tails in training, or something that goes with it (")
+    assert "is not shown to follow the camera's share" in other["means"]
+
+
+def test_hours_that_are_not_known_leave_a_reason(sides):
+    train, val = sides
+    lost = train.assign(start_s=train.start_s.astype(float).where(train.index > 2))
+    rows = follow_rows(read_predictions(tiny_predictions(val, 0.8), val), lost, val, 19)
+    assert rows[1]["means"] == "Not done: the time of 3 events is not known."
 
 
 def film_study(auc, change, seed=0):
@@ -199,7 +237,10 @@ def test_a_still_that_scores_like_the_film_is_no_evidence_of_motion():
     same = film_study(0.9, lambda t: t.prob_tail.to_numpy())
     assert same["means"].startswith("Motion is not shown to be used: one frame, repeated has ROC AUC") and "is used:" not in same["means"]
     lost = film_study(0.9, lambda t: np.random.default_rng(0).random(len(t)))
-    assert lost["means"].startswith("Motion is used: ") and "95 % CI" in lost["means"]
+    assert lost["means"].startswith("The score is higher with the whole window than with one repeated frame: ROC AUC 0.") and "95 % CI" in lost["means"]
+    assert lost["means"].endswith("The epoch was selected with whole windows on these events, which favours them; a frozen clip is also an "
+                                  "unusual input, so this does not prove that motion is used.") and "Motion is used" not in lost["means"]
+    assert len(lost["means"]) < 400 and "single frame suffices" not in str(panel_page(judge(pd.DataFrame([lost | {"section": "x"}])), True)[:2])
     perfect = film_study(0.9, lambda t: (t.true_label == "tail").to_numpy(float))
     assert "not shown to be used" in perfect["means"]
     none = film_study(0.5, lambda t: t.prob_tail.to_numpy())
@@ -417,6 +458,9 @@ def test_probes_read_what_is_there_and_guess_elsewhere(study):
     assert [r["what"].split()[4] for r in rows] == ["group", "camera", "video"]
     assert all(r["line"] == pytest.approx(1 / 2) for r in rows[:2]) and rows[0]["figure"] == pytest.approx(rows[1]["figure"])
     assert all(r["low"] is None or r["low"] <= r["figure"] <= r["high"] for r in rows)
+    assert all(r["means"].startswith("Chance level among ") for r in rows if r["figure"] is not None)
+    assert not [r for r in rows if "guess" in r["means"] or "knows" in r["means"]]
+    assert all("can be decoded from the features" in r["means"] for r in rows if r["low"] is not None)
 
 
 def test_the_whole_panel_of_a_run(study, tmp_path):

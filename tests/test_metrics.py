@@ -35,6 +35,7 @@ from crosssuck.metrics import (
     deciding,
     ece_intervals,
     error_tests,
+    error_words,
     exchange_bouts,
     exchange_within,
     holm,
@@ -458,6 +459,29 @@ def test_levels_that_cannot_be_tested_say_so_with_numbers():
     assert "names no groups" in error_tests(t.drop(columns="group"))["sentence"]
     few = t[(t.true_label == "ear") | (t.group == 2)].reset_index(drop=True)
     assert "with a true tail" in of(error_tests(few, n_perm=99), "group", "misses")["note"]
+
+
+@pytest.mark.parametrize("unknown", [3, None])
+def test_hours_are_not_tested_where_the_time_is_not_known(unknown):
+    t = placed_study(0.85, np.random.default_rng(0))
+    t.loc[t.index[:unknown], "start_s"] = np.nan
+    e = error_tests(t, n_perm=99)
+    assert of(e, "hour", "false alarms")["p"] is None and of(e, "group", "false alarms")["p"] is not None
+    assert f"hours (the time of {unknown or len(t)} events is not known)" in e["sentence"]
+    one = error_tests(t.assign(start_s=np.r_[np.nan, np.arange(1.0, len(t))]), n_perm=99)
+    assert of(one, "hour", "misses")["note"] == "the time of 1 event is not known"
+    assert of(error_tests(t.assign(start_s=""), n_perm=99), "hour", "misses")["p"] is None
+
+
+def test_the_headline_of_the_errors_agrees_with_its_counts():
+    t = {"level": "group", "kind": "false alarms", "note": "", "p": 0.001, "p_holm": 0.002, "worst": "group 1",
+         "mean_worst_and_rest": [0.46, 0.31], "cells": {"group 1": [1, 100], "group 2": [20, 100]}}
+    assert error_words(t) == (
+        "P(tail) of true ears differs by group, most in group 1 (false alarms by group: 1/100, 20/100; "
+        "mean P(tail) of its true ears 0.46, of the others 0.31; permutation p = 0.002).")
+    assert error_words(t | {"cells": {"group 1": [20, 100], "group 2": [1, 100]}}).startswith("20 of the 21 false alarms come from group 1 (by group: 20/100, 1/100;")
+    assert error_words(t | {"cells": {"group 1": [0, 100], "group 2": [0, 100]}}).startswith("P(tail) of true ears differs")
+    assert error_words(t | {"cells": {"group 1": [10, 100], "group 2": [10, 100]}}).startswith("P(tail) of true ears differs")
 
 
 def test_bouts_are_exchanged_within_strata_of_about_their_size():
