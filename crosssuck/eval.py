@@ -70,7 +70,7 @@ def span_words(
     if not ends:
         return f"{value:.{digits}f} (no CI: {facts.get('no_interval', {}).get(metric, 'too few events')})"
     chance = ends.get("by_chance")  # of an ECE, whose estimate noise can only raise
-    more = f"; a perfectly calibrated model would score {chance:.{digits}f} on average" if chance is not None else ""
+    more = f"; sampling noise alone contributes about {chance:.{digits}f}" if chance is not None else ""
     return f"{value:.{digits}f} (95 % CI {ends['low']:.{digits}f} to {ends['high']:.{digits}f}{more})"
 
 def of_100(share: float) -> str: return f"{100 * share:.0f}"

@@ -418,7 +418,7 @@ def ece_intervals(
     scorer: Scorer, # its units are bouts
     n_boot: int = 2000,
     seed: int = 0,
-) -> tuple[dict[str, dict], dict[str, str]]: # as `intervals`, with by_chance: the mean ECE of a perfectly calibrated model
+) -> tuple[dict[str, dict], dict[str, str]]: # as `intervals`, with by_chance: what sampling noise in these bins adds
     "Give the conservative interval of each ECE over bouts, or why there is none."
     from scipy.stats import t as student
     bouts = {c: len(np.unique(scorer.unit[scorer.y == k])) for k, c in enumerate(CLASSES)}
@@ -1160,7 +1160,7 @@ def epoch_scores(
         tt, called = y @ call.T, call.sum(1)
         et, te = called - tt, n_tail - tt
         counts = np.stack([n - n_tail - et, et, te, tt], axis=-1).reshape(-1, 4)
-        counts = np.column_stack([counts, np.zeros((len(counts), 1 + 2 * ECE_BINS))])
+        counts = np.column_stack([counts, np.zeros((len(counts), 1 + ECE_BINS * len(ECE_METRICS)))])
         return _counted(counts)[metric].reshape(tt.shape)
 
 def _average_precision(labels: np.ndarray, prob: np.ndarray) -> np.ndarray:

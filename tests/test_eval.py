@@ -932,7 +932,7 @@ def test_a_card_names_what_is_missing_and_what_was_found(run):
 
 def test_the_card_tells_the_calibration_with_bins_interval_and_temperature(run, sides, good, coin):
     from crosssuck.calibration import calibrate
-    for table, words in ((good, "fitted on validation, takes the log loss"), (coin, "No temperature: the scores do not tell tail from ear")):
+    for table, words in ((good, "fitted on validation, takes the log loss"), (coin, "No temperature: the scores are not shown to rank tail above ear")):
         facts = evaluate(table, sides[1], **QUICK)
         for name in ("metrics.json", "test_metrics.json"):
             (run.path / "metrics").mkdir(exist_ok=True)
@@ -944,7 +944,7 @@ def test_the_card_tells_the_calibration_with_bins_interval_and_temperature(run, 
             assert card[f"{name} on validation"] == card[f"{name} on test"]
             assert card[f"{name} on test"].startswith(
                 f"{facts['metrics'][key]:.3f} (95 % CI {ends['low']:.3f} to {ends['high']:.3f}; "
-                f"a perfectly calibrated model would score {ends['by_chance']:.3f}")
+                f"sampling noise alone contributes about {ends['by_chance']:.3f}")
         assert words in card["temperature"] and card["calibration"] == told["sentences"][0]
 
 
