@@ -45,7 +45,7 @@ from .metrics import (Live, bca, check_predictions, deciding_rows, error_tests, 
                                left_out_scores, over_seeds, point_metrics, read_left_out, read_predictions, repeated_values,
                                risk_coverage, risk_figure, score_all, summarise)
 from .metrics import VAL_EPOCHS, class_collapse, no_selection_record, read_val_epochs, stored_selection
-from .splits import assign_bouts, log_test_look, read_part, video_key
+from .splits import assign_bouts, log_test_look, read_part, split_of, video_key
 
 # %% ../nbs/07_eval.ipynb #07-010
 HEADLINE = {"roc_auc": "ROC AUC", "average_precision": "average precision", "macro_f1": "macro F1", "recall_tail": "tail recall",
@@ -1787,6 +1787,8 @@ def ensemble(
     made = {p: mean_predictions(t, by) for p, t in tables.items()}
     train, facts, told = _side_of(members[0], "train"), {}, []
     for part, table in made.items():
+        if part == "test" and (split := split_of(members[0].path)):
+            log_test_look(split, table, run=run.name)
         chosen = no_selection_record(MEAN_SELECTED) if part == "validation" else None
         facts[part] = judged({"part": part, "selection": chosen} | assess(table, train, n_boot=n_boot, n_perm=n_perm))
         single = paired_judged([judge(table, n_boot)], [judge(t, n_boot) for t in align(tables[part])[0].values()],

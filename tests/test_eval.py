@@ -788,6 +788,17 @@ def test_an_ensemble_is_a_run_of_its_own(sides, members, tmp_path):
     assert table.columns[:8].tolist() == ["clip_id", "true_label", "pred_label", "prob_ear", "prob_tail", "logit_ear", "logit_tail", "msp"]
 
 
+def test_an_ensemble_records_its_look_at_the_test_before_it_is_judged(members, tmp_path, monkeypatch):
+    import crosssuck.eval as module
+    seen, judge = [], module.assess
+    monkeypatch.setattr(module, "split_of", lambda near: tmp_path / "split")
+    monkeypatch.setattr(module, "log_test_look", lambda split, table, run: seen.append((split.name, len(table), run)))
+    monkeypatch.setattr(module, "assess", lambda *a, **k: seen.append("judged") or judge(*a, **k))
+    ensemble(members, tmp_path / "runs/mean/s0", n_boot=50, n_perm=20)
+    n = len(read_predictions(members[0] / "test_predictions.csv"))
+    assert seen == ["judged", ("split", n, "mean/s0"), "judged"]
+
+
 def test_an_ensemble_by_logit_lets_the_sure_one_weigh_more(good):
     a, b = (good.assign(prob_tail=p, prob_ear=1 - p) for p in (0.999, 0.4))
     mean, logit = (mean_predictions({"a": a, "b": b}, by).prob_tail for by in ("probability", "logit"))
