@@ -244,6 +244,7 @@ def optimal_log_odds(
     rise = p ** (gamma - 1) * (p / q - gamma * np.log(q))  # of an ear event's loss, with p
     return np.interp(logit(share), np.log(rise / fall), grid)
 
+# %% ../nbs/08_calibration.ipynb #08-036c
 def _loss_of(val: object) -> tuple[LossConfig, float] | None:
     "Read the loss and Mixup's alpha from the config beside the predictions; None if not known."
     config = Path(val).parent / "config.yaml" if isinstance(val, str | os.PathLike) else None
