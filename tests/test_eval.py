@@ -1043,7 +1043,11 @@ def test_verbs_of_judging(sides, members, tmp_path):
     assert "On validation: " in call("ensemble", *members, "--out", tmp_path / "runs/mean/s0", "--by", "logit") and (tmp_path / "runs/mean/s0/DONE").exists()
     assert "the folder is not empty" in call("ensemble", *members, "--out", tmp_path / "runs/mean/s0", code=1)
     assert "Another seed of the same experiment" in call("compare", *members, tmp_path / "tool.csv", "--out", tmp_path / "compared")
-    told = call("calibrate", members[0] / "predictions_agg.csv", "--target", "recall=0.7", "--target", "cost=4", "--drawn-share", 0.5, "--out", tmp_path / "cal")
+    known = tmp_path / "known/predictions_agg.csv"
+    known.parent.mkdir()
+    known.write_bytes((members[0] / "predictions_agg.csv").read_bytes())
+    (known.parent / "config.yaml").write_text("loss: {focal_gamma: 0.0}")  # cross-entropy
+    told = call("calibrate", known, "--target", "recall=0.7", "--target", "cost=4", "--drawn-share", 0.5, "--out", tmp_path / "cal")
     assert "tail recall at least 0.7" in told and "Prior correction" in told
     assert "is no target" in call("calibrate", members[0] / "predictions_agg.csv", "--target", "best", code=1)
     panel = call("confounds", members[0] / "predictions_agg.csv", "--train", tmp_path / "train.csv", "--val", tmp_path / "val.csv", "--out", tmp_path / "panel")
