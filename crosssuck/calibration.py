@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SWEEP', 'BOUND', 'FEWEST', 'TARGETS', 'NAMES', 'SAID', 'threshold_table', 'february_table', 'february_contradictions',
            'cliff', 'sweep_figure', 'reliability', 'adaptive_ece', 'reliability_diagram', 'Scaling', 'log_loss',
-           'fit_scaling', 'prior_correction', 'optimal_log_odds', 'prior_refusal', 'quality', 'refusal', 'Target',
-           'read_target', 'counts_at', 'choose_threshold', 'at_threshold', 'target_interval', 'loss_change',
+           'fit_scaling', 'prior_correction', 'optimal_log_odds', 'prior_refusal', 'bouts_known', 'quality', 'refusal',
+           'Target', 'read_target', 'counts_at', 'choose_threshold', 'at_threshold', 'target_interval', 'loss_change',
            'known_shares', 'calibrate', 'comparison_table', 'target_table', 'slider_figure', 'changed_sides',
            'threshold_slider']
 
@@ -24,7 +24,7 @@ from scipy.special import expit, logit
 from statsmodels.stats.proportion import proportion_confint
 
 from .core import COLOUR, LossConfig, UserError, contradiction, figure_png, read_table, read_yaml, stated, write_json, write_page
-from .metrics import (ECE_WORDS, SELECTION_WARNING, Live, bca, bout_codes, equal_bins, intervals, point_metrics,
+from .metrics import (ECE_WORDS, NO_BOUTS, SELECTION_WARNING, Live, bca, bout_codes, equal_bins, intervals, point_metrics,
                                read_predictions)
 
 # %% ../nbs/08_calibration.ipynb #08-008
@@ -143,10 +143,10 @@ def reliability(
     low, high = proportion_confint(out.tails, out.n, method="wilson")
     return out.assign(share=out.tails / out.n, low=np.asarray(low), high=np.asarray(high)).reset_index(drop=True)
 
-def adaptive_ece(table: pd.DataFrame, bins: int = 10) -> float:
-    "Weigh the distance between score and share over bins of equal size."
-    r = reliability(table, bins)
-    return float((r.n * (r.score - r.share).abs()).sum() / r.n.sum())
+def adaptive_ece(table: pd.DataFrame) -> float:
+    "Weigh the distance between score and share over bins of equal size, as notebook 04b does."
+    is_tail = (table.true_label == "tail").to_numpy()
+    return point_metrics(is_tail, table.prob_tail.to_numpy(float))["adaptive_ece"]
 
 # %% ../nbs/08_calibration.ipynb #08-025
 def reliability_diagram(
@@ -163,7 +163,7 @@ def reliability_diagram(
         ax.axhline((table.true_label == "tail").mean(), color="#bbbbbb", lw=1, ls=":", label="share of tails overall")
         bars = [(r.share - r.low).clip(0), (r.high - r.share).clip(0)]
         ax.errorbar(r.score, r.share, bars, fmt="o", ms=4, lw=1, color=COLOUR["tail"], label=f"{len(r)} bins of about {r.n.iloc[0]}")
-        ax.set(title=f"{name}: adaptive ECE {adaptive_ece(table, bins):.2f}", ylim=(-0.02, 1.02), xlim=(0, 1))
+        ax.set(title=f"{name}: adaptive ECE {adaptive_ece(table):.2f}", ylim=(-0.02, 1.02), xlim=(0, 1))
         ax.legend(frameon=False, fontsize=8, loc="upper left")
         below.hist(table.prob_tail, np.linspace(0, 1, 41), color="#999999")
         below.set(xlabel="probability of tail")
@@ -244,15 +244,29 @@ def optimal_log_odds(
     rise = p ** (gamma - 1) * (p / q - gamma * np.log(q))  # of an ear event's loss, with p
     return np.interp(logit(share), np.log(rise / fall), grid)
 
-def prior_refusal(
-    val: object, # predictions: beside a path in a run folder lies the run's config.yaml
-) -> str: # empty where the loss is a proper one, or the config is not known
-    "Say why the prior correction does not apply to a model that was trained with this loss."
+# %% ../nbs/08_calibration.ipynb #08-036c
+def _loss_of(val: object) -> tuple[LossConfig, float] | None:
+    "Read the loss and Mixup's alpha from the config beside the predictions; None if not known."
     config = Path(val).parent / "config.yaml" if isinstance(val, str | os.PathLike) else None
     if config is None or not config.exists():
-        return ""
-    facts = read_yaml(config)
-    loss, mixup = LossConfig(**facts.get("loss", {})), facts.get("augment", {}).get("mixup_alpha", 0)
+        return None
+    try:
+        facts = read_yaml(config)
+        loss, augment = (facts.get(k) or {} for k in ("loss", "augment"))
+        return LossConfig(**loss), float(augment.get("mixup_alpha") or 0)
+    except (UserError, TypeError, ValueError, AttributeError):  # not a config of this project
+        return None
+
+def prior_refusal(
+    val: object, # predictions: beside a path in a run folder lies the run's config.yaml
+) -> str: # empty where the config names a proper loss
+    "Say why the prior correction does not apply, or is not known to apply, to a model."
+    known = _loss_of(val)
+    if known is None:
+        return ("it assumes a proper loss such as cross-entropy, and it is not known which loss "
+                "trained this model (no readable config.yaml beside its predictions). "
+                "Use temperature or Platt scaling, which are fitted")
+    loss, mixup = known
     bends = [words for words, on in {
         f"focal loss (γ = {loss.focal_gamma:g})": loss.focal_gamma > 0,
         f"label smoothing ({loss.label_smoothing:g})": loss.label_smoothing > 0,
@@ -267,6 +281,10 @@ def prior_refusal(
 # %% ../nbs/08_calibration.ipynb #08-038
 FEWEST = 10  # events of each behaviour, to fit anything on
 
+def bouts_known(table: pd.DataFrame) -> bool:
+    "Say whether the bouts of a table are known; in a table of `calibrate` a column says so."
+    return bool(table.get("bouts_known", pd.Series(True)).all())
+
 def quality(
     table: pd.DataFrame,   # predictions, with bout_id
     n_boot: int = 2000,
@@ -274,7 +292,9 @@ def quality(
     "Score a table as it is, or after a correction."
     is_tail, prob = (table.true_label == "tail").to_numpy(), table.prob_tail.to_numpy(float)
     keep = ("roc_auc", "brier", *ECE_WORDS, "macro_f1", "recall_tail", "precision_tail", "recall_ear")
-    point, (ends, none) = point_metrics(is_tail, prob), intervals(is_tail, prob, table.bout_id, n_boot=n_boot)
+    point, ends, none = point_metrics(is_tail, prob), {}, dict.fromkeys(keep, NO_BOUTS)
+    if bouts_known(table):
+        ends, none = intervals(is_tail, prob, table.bout_id, n_boot=n_boot)
     return {"n": len(table), "n_scores": int(len(np.unique(prob))), "support": {"ear": int((~is_tail).sum()), "tail": int(is_tail.sum())},
             "log_loss": log_loss(table), **{k: point.get(k) for k in keep},
             "intervals": {k: v for k, v in ends.items() if k in keep}, "no_interval": {k: v for k, v in none.items() if k in keep}}
@@ -291,10 +311,11 @@ def refusal(
         return "every event has the same score, so there is nothing to correct and nothing to choose"
     auc, ends = facts["roc_auc"], facts["intervals"].get("roc_auc")
     if ends is None:
-        return f"whether the scores tell tail from ear on validation is not known (ROC AUC {auc:.2f}, no interval: {facts['no_interval']['roc_auc']})"
+        return (f"it is not known whether the scores rank tail above ear on validation (ROC AUC {auc:.2f}, "
+                f"no CI: {facts['no_interval']['roc_auc']}), so nothing is fitted to them")
     if ends["low"] <= 0.5:
-        seen = f"ROC AUC {auc:.2f}, 95 % interval {ends['low']:.2f} to {ends['high']:.2f}"
-        return f"the scores do not tell tail from ear on validation ({seen}): a correction could only hide that"
+        seen = f"ROC AUC {auc:.2f}, 95 % CI {ends['low']:.2f} to {ends['high']:.2f}"
+        return f"the scores are not shown to rank tail above ear on validation ({seen}), so nothing is fitted to them"
     if fit is not None and fit.at_bound:
         return "the fit ran into its bound (" + (f"temperature {1 / fit.slope:.3g})" if fit.name == "temperature" else f"slope {fit.slope:.3g})")
     return ""
@@ -372,8 +393,10 @@ def target_interval(
     target: Target,
     *,
     n_boot: int = 2000, seed: int = 0,
-) -> tuple[float, float] | None: # None where fewer than 8 bouts hold a tail event, or nothing scatters
+) -> tuple[float, float] | None: # None where bouts are not known, fewer than 8 hold a tail event, or nothing scatters
     "Give the interval over bouts of what a threshold gives."
+    if not bouts_known(table):
+        return None
     unit, is_tail, called = bout_codes(table.bout_id), (table.true_label == "tail").to_numpy(), (table.prob_tail >= threshold).to_numpy()
     k = len(np.unique(unit[is_tail]))
     if k < 8:
@@ -421,13 +444,13 @@ def _threshold(parts: dict, facts: dict, target: Target, n_boot: int) -> dict:
 def loss_change(
     before: pd.DataFrame, after: pd.DataFrame, # the same predictions, with bout_id, before and after a correction
     n_boot: int = 2000, seed: int = 0,
-) -> dict: # value, low, high: change of the log loss, below 0 is better; no interval with fewer than 8 bouts
+) -> dict: # value, low, high: change of the log loss, below 0 is better; no interval with fewer than 8 bouts, or none known
     "Give the change of the log loss that a correction makes, with its interval over bouts."
     sign, unit = np.where(before.true_label == "tail", 1, -1), bout_codes(before.bout_id)
     change = np.logaddexp(0, -sign * _log_odds(after)) - np.logaddexp(0, -sign * _log_odds(before))
     total, size = np.bincount(unit, change), np.bincount(unit)
     value, n = float(change.mean()), len(size)
-    if n < 8 or np.ptp(change) < 1e-12:
+    if n < 8 or np.ptp(change) < 1e-12 or not bouts_known(before):
         return {"value": value, "low": None, "high": None}
     weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), n_boot)
     low, high = bca(value, weights @ total / (weights @ size), (total.sum() - total) / (size.sum() - size), n)
@@ -467,7 +490,7 @@ def _told(entry: dict, before: dict) -> str:
     part = "test" if "test" in entry["after"] else "validation"
     was, now, gain = before[part], entry["after"][part], entry["gain"][part]
     where = "on test" if part == "test" else "on validation, where it was fitted (there is no test table)"
-    span = f" (change {gain['value']:+.3f}, 95 % CI {gain['low']:+.3f} to {gain['high']:+.3f})" if gain["low"] is not None else ""
+    span = f" (change {gain['value']:+.3f}, 95 % CI {gain['low']:+.3f} to {gain['high']:+.3f})" if gain["low"] is not None else f" (change {gain['value']:+.3f}, no CI)"
     loss = f"the log loss {where} from {was['log_loss']:.3f} to {now['log_loss']:.3f}{span}"
     ece = f"the {ECE_WORDS['ece_tail']} from {was['ece_tail']:.2f} to {now['ece_tail']:.2f}"
     recall = _recall_words(was, now)
@@ -482,7 +505,8 @@ def _told_threshold(entry: dict) -> str:
         return f"No threshold is recommended: {entry['refused']}."
     part = "test" if "test" in entry["gives"] else "validation"
     got, aimed = entry["gives"][part], entry["aimed"][part]
-    span = f" (95 % interval {aimed['low']:.2f} to {aimed['high']:.2f})" if aimed["low"] is not None else " (no interval: too few bouts with a tail)"
+    why = NO_BOUTS if NO_BOUTS in got["no_interval"].values() else "too few bouts with a tail event"
+    span = f" (95 % CI {aimed['low']:.2f} to {aimed['high']:.2f})" if aimed["low"] is not None else f" (no CI: {why})"
     note = "" if part == "test" else " That is the best of all thresholds on the same events, and flatters."
     found = f"finds {got['recall_tail']:.0%} of {got['support']['tail']} tail events" if got["recall_tail"] is not None else "had no tail event to find"
     name = {"macro_f1": "macro F1", "f_beta": "F-beta", "recall": "tail recall", "cost": "cost for 100 events"}[entry["kind"]]
@@ -512,10 +536,8 @@ def known_shares(
     true_share: float | None,     # of tails where the model is used; that of validation if not given
 ) -> tuple[float, float] | None: # drawn and true share of tails; None where it is not known what training drew
     "Find the shares that a prior correction needs."
-    config = Path(val).parent / "config.yaml" if isinstance(val, str | os.PathLike) else None
-    if drawn_share is None and config is not None and config.exists():
-        loss = read_yaml(config).get("loss", {})
-        drawn_share = 0.5 if loss.get("balanced_sampling") and loss.get("class_weights", "none") == "none" else None
+    if drawn_share is None and (known := _loss_of(val)) is not None:
+        drawn_share = 0.5 if known[0].balanced_sampling and known[0].class_weights == "none" else None
     return None if drawn_share is None else (drawn_share, true_share if true_share is not None else float((table.true_label == "tail").mean()))
 
 # %% ../nbs/08_calibration.ipynb #08-057
@@ -572,7 +594,7 @@ def _bouts_words(parts: dict, given: bool) -> list[str]:
     lost = [name for name, t in parts.items() if not t.bouts_known.all()]
     many = len(lost) > 1
     who = f"The table{'s' * many} of {' and '.join(lost)} name{'' if many else 's'} no bouts"
-    means = f"{'their' if many else 'its'} intervals take events for independent and are too narrow"
+    means = f"there are no CIs over bouts for {'them' if many else 'it'}"
     remedy = "Give a manifest that holds them too." if given else "Give the events with --manifest."
     return [f"{who}{', and its events are not in the manifest that was given' if given else ''}: {means}. {remedy}"] if lost else []
 
@@ -597,7 +619,7 @@ def comparison_table(result: dict) -> pd.DataFrame:
 def target_table(result: dict) -> pd.DataFrame:
     "Set what each threshold was chosen for beside what it gives."
     def aimed(x): return "–" if x["value"] is None else f"{x['value']:.2f}" + (f" ({x['low']:.2f} to {x['high']:.2f})" if x["low"] is not None
-                                                                               else " (no interval)")
+                                                                               else " (no CI)")
     rows = []
     for c in result["targets"]:
         part = "test" if "test" in c["gives"] else "validation"
@@ -623,7 +645,7 @@ def _span_words(parts: dict) -> str:
     "Say what the intervals of a page were drawn over, if there can be any."
     known = [name for name, t in parts.items() if t.get("bouts_known", pd.Series(False)).all()]
     if not known:
-        return " There are no CIs: the bouts are not known; give the events with --manifest."
+        return f" There are no CIs over bouts: {NO_BOUTS}."
     return f" CIs are 95 %, over bouts (of {' and '.join(known)})."
 
 def _page(parts: dict, result: dict) -> list:
@@ -638,12 +660,12 @@ def _page(parts: dict, result: dict) -> list:
             _noise_words(result["before"]), "# Corrections", SAID["corrections"] + _span_words(parts), comparison_table(result)]
 
 def _noise_words(before: dict) -> str:
-    "Give the ECE by the lab's definition with its CI, and what a calibrated model would score."
+    "Give the ECE by the lab's definition with its CI, and what sampling noise contributes."
     words = []
     for part, q in before.items():
         i = q["intervals"].get("ece_tail")
-        more = (f"95 % CI {i['low']:.3f} to {i['high']:.3f}; a perfectly calibrated model would score "
-                f"{i['by_chance']:.3f} on average") if i else f"no CI: {q['no_interval'].get('ece_tail', 'too few events')}"
+        more = (f"95 % CI {i['low']:.3f} to {i['high']:.3f}; sampling noise alone contributes "
+                f"about {i['by_chance']:.3f}") if i else f"no CI: {q['no_interval'].get('ece_tail', 'too few events')}"
         words.append(f"{q['ece_tail']:.3f} on {part} ({more})")
     return f"{ECE_WORDS['ece_tail']}: {'; '.join(words)}."
 

@@ -272,7 +272,7 @@ def split_verb(linked: Path, out: Out, scheme: Annotated[str, typer.Option(help=
         for note in one.facts["notes"]:
             typer.echo(f"note: {note}")
     rules = one.facts["criteria"]
-    typer.echo(f"criteria in force: {rules['file']}, SHA-256 {rules['sha256'][:12]}" if rules
+    typer.echo(f"criteria in force: {rules['name']}, SHA-256 {rules['sha256'][:12]}" if rules
                else f"criteria in force: none, {CRITERIA} does not exist")
 
 # %% ../nbs/12_cli.ipynb #12-030
@@ -313,14 +313,14 @@ def plan_size_verb(
     source: Annotated[Path, typer.Argument(help="linked table, split folder, or folder of folds")],
     out: Out,
     auc: Annotated[
-        str, typer.Option(help="true ROC AUC of the models that are assumed")
-    ] = "0.60,0.75,0.85",
+        Optional[str], typer.Option(help="true ROC AUC of the models that are assumed; the lab's line, 0.75 and 0.85 if not given")
+    ] = None,
     recall: Annotated[
-        str, typer.Option(help="true tail recall of the models that are assumed; 'none' for none")
-    ] = "0.35,0.60",
+        Optional[str], typer.Option(help="true tail recall of the models that are assumed, 'none' for none; the line and 0.60 if not given")
+    ] = None,
     recall_line: Annotated[
-        float, typer.Option(help="line that the recall should exceed; the lab's is 0.35")
-    ] = 0.35,
+        Optional[float], typer.Option(help="line that the recall should exceed; that of the lab's criteria if not given")
+    ] = None,
     more: Annotated[
         str, typer.Option(help="tail events to add to validation and to test; 'none' for none")
     ] = "50,100",
@@ -339,8 +339,8 @@ def plan_size_verb(
     from crosssuck.planning import plan_size, plan_table
 
     plan = plan_size(
-        given(source), made(out), aucs=decimals(auc, "--auc"),
-        recalls=decimals(recall, "--recall"), recall_line=recall_line,
+        given(source), made(out), aucs=None if auc is None else decimals(auc, "--auc"),
+        recalls=None if recall is None else decimals(recall, "--recall"), recall_line=recall_line,
         more=numbers(more, "--more"), icc=icc, studies=studies, seed=seed, simulated=simulated,
         ood_groups=None if ood is None else numbers(ood, "--ood"),
     )

@@ -259,10 +259,10 @@ def split_folds(
 # %% ../nbs/04_splits.ipynb #04-036b
 def hash_criteria(
     path: str | os.PathLike | None = None,  # another file; the project's own if not given
-) -> dict | None:  # file, sha256; None where the project has no criteria
+) -> dict | None:  # name, sha256; None where the project has no criteria
     "Give name and hash of the criteria in force."
     found = criteria_path(path)
-    return found and {"file": found.name, "sha256": sha256_file(found)}
+    return found and {"name": found.name, "sha256": sha256_file(found)}
 
 def criteria_note(
     split_dir: str | os.PathLike,
@@ -279,11 +279,11 @@ def criteria_note(
     if then == now or (then and now and then["sha256"] == now["sha256"]):
         return ""
     if then is None:
-        return f"{changed} there were none then, and {now['file']} is in force now."
-    if now is None:
-        return f"{changed} {then['file']} is no longer there."
+        return f"{changed} there were none then, and {now['name']} is in force now."
+    if now is None:  # a split of 0.1 calls the name `file`
+        return f"{changed} {then.get('name', then.get('file'))} is no longer there."
     hashes = f"SHA-256 {then['sha256'][:12]} then, {now['sha256'][:12]} now"
-    return f"{changed} {now['file']} is not the file that was in force ({hashes})."
+    return f"{changed} {now['name']} is not the file that was in force ({hashes})."
 
 # %% ../nbs/04_splits.ipynb #04-038
 def write_split(
@@ -483,7 +483,7 @@ def _warn_once(split: str, words: str) -> None:
 def test_looks(
     split_dir: str | os.PathLike,
 ) -> tuple[int, int, str]:  # scorings, distinct checkpoints or tables, sentence
-    "Count how often the test events of a split have been scored."
+    "Count how often the test events have been scored through a split folder."
     split_dir = at_root(split_dir)
     if not (split_dir / "test_ood.csv").exists():
         return 0, 0, ""
@@ -491,10 +491,10 @@ def test_looks(
     beside, elsewhere = (_read_ledger(place, test) for place in places)
     n, distinct = len(beside) + len(elsewhere), _distinct([*beside, *elsewhere])
     times = {0: "not been scored yet", 1: "been scored once"}.get(n, f"been scored {n:,} times")
-    one = ", always by the same checkpoint"
-    each = f" ({distinct:,} distinct checkpoints)" if distinct > 1 else one
+    one = ", always by the same checkpoint or table"
+    each = f" ({distinct:,} distinct checkpoints or tables)" if distinct > 1 else one
     effect = "; each look makes the best of them more optimistic" if distinct > 1 else ""
-    words = f"The test events of this split have {times}{each if n > 1 else ''}{effect}."
+    words = f"The test events of this split have {times} through this folder{each if n > 1 else ''}{effect}."
     if elsewhere or not os.access(split_dir, os.W_OK):
         words += (" The split folder could not be written to, so that only scorings from this "
                   "project folder are counted.")

@@ -1,5 +1,6 @@
 "08_calibration: fitted on validation, told on test, and refused where it would only hide that nothing was learnt."
 import json
+import re
 from statistics import NormalDist
 
 import numpy as np
@@ -36,7 +37,7 @@ from crosssuck.calibration import (
     threshold_table,
 )
 from crosssuck.core import UserError, read_json, stated
-from crosssuck.metrics import ECE_WORDS
+from crosssuck.metrics import ECE_WORDS, NO_BOUTS
 from crosssuck.simulation import tiny_events, tiny_predictions
 
 
@@ -282,14 +283,41 @@ def test_the_prior_correction_undoes_a_change_of_the_mix(events, kept):
         prior_correction(0.5, 1)
 
 
-def test_the_prior_needs_to_know_what_training_drew(halves, tmp_path):
-    unknown = calibrate(halves[0], n_boot=100)["corrections"]["prior"]
-    assert "what training drew is not known" in unknown["refused"] and unknown["after"] == {}
-    known = calibrate(*halves, drawn_share=0.5, n_boot=100)
-    share = (halves[0].true_label == "tail").mean()
-    assert known["corrections"]["prior"]["offset"] == pytest.approx(np.log(share / (1 - share)))
-    assert any(s.startswith("Prior correction (shift ") for s in known["sentences"])
+CROSS_ENTROPY = "loss: {focal_gamma: 0.0, label_smoothing: 0.0, balanced_sampling: true}\naugment: {mixup_alpha: 0.0}"
+
+
+def with_loss(table, folder, text):
+    "Write predictions with the config of their run beside them."
+    table.to_csv(folder / "predictions_agg.csv", index=False)
+    (folder / "config.yaml").write_text(text)
+    return folder / "predictions_agg.csv"
+
+
+def test_the_prior_correction_is_refused_where_no_config_names_the_loss(halves, tmp_path):
     halves[0].to_csv(tmp_path / "predictions_agg.csv", index=False)
+    for val in (halves[0], tmp_path / "predictions_agg.csv"):
+        prior = calibrate(val, drawn_share=0.5, n_boot=50)["corrections"]["prior"]
+        assert "it is not known which loss trained this model" in prior["refused"] and prior["after"] == {}
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("loss:\naugment:\n", "focal loss (γ = 2)"),                  # the defaults of the config
+    ("loss: {focal_gamma: 0.0}\naugment:\n", ""), ("loss: {focal_gama: 0.0}", "not known which loss"),
+    ("loss: [1, 2]", "not known which loss"), ("loss: {focal_gamma: much}", "not known which loss"), ("augment: 3", "not known which loss"),
+    ("- a list", "not known which loss"), ("", "not known which loss")])
+def test_a_config_with_empty_or_unknown_sections_is_no_fault(halves, tmp_path, text, words):
+    prior = calibrate(with_loss(halves[0], tmp_path, text), drawn_share=0.5, n_boot=50)["corrections"]["prior"]
+    assert words in prior["refused"] and bool(prior["refused"]) == bool(words)
+
+
+def test_the_prior_needs_to_know_what_training_drew(halves, tmp_path):
+    table = with_loss(halves[0], tmp_path, "loss: {balanced_sampling: false, focal_gamma: 0.0}")
+    known = calibrate(table, n_boot=100)["corrections"]["prior"]
+    assert known["after"] == {} and "what training drew is not known" in known["refused"]
+    given = calibrate(with_loss(halves[0], tmp_path, CROSS_ENTROPY), halves[1], drawn_share=0.5, n_boot=100)
+    share = (halves[0].true_label == "tail").mean()
+    assert given["corrections"]["prior"]["offset"] == pytest.approx(np.log(share / (1 - share)))
+    assert any(s.startswith("Prior correction (shift ") for s in given["sentences"])
     for text, drawn in (
         ("loss: {balanced_sampling: true, focal_gamma: 0.0, class_weights: none}", 0.5),
         ("loss: {balanced_sampling: true, class_weights: inv_sqrt}", None), ("loss: {balanced_sampling: false}", None)):
@@ -347,10 +375,10 @@ def focal_study():
     return tables
 
 
-def test_a_correction_that_loses_all_tail_recall_says_so(focal_study):
-    "Without the config the prior's shift praises itself by the log loss; the recall stands beside it."
+def test_a_correction_that_loses_all_tail_recall_says_so(focal_study, tmp_path):
+    "With a wrong config the prior's shift praises itself by the log loss; the recall stands beside it."
     val, test = focal_study
-    result = calibrate(val, test, drawn_share=0.5, n_boot=200)
+    result = calibrate(with_loss(val, tmp_path, CROSS_ENTROPY), test, drawn_share=0.5, n_boot=200)
     prior, was = result["corrections"]["prior"], result["before"]["test"]
     now = prior["after"]["test"]
     assert now["log_loss"] < was["log_loss"] - 0.1 and was["recall_tail"] > 0.6 and now["recall_tail"] == 0
@@ -371,7 +399,7 @@ def test_the_page_states_which_ece_it_prints(halves, tmp_path):
     page = (tmp_path / "calibration.html").read_text()
     for words in list(ECE_WORDS.values())[1:]:
         assert words in comparison_table(result) and words.replace("'", "&#39;") in page or words in page
-    assert "a perfectly calibrated model would score" in page
+    assert "sampling noise alone contributes about" in page and "perfectly calibrated" not in page
     assert "says what it means" not in page and "Does 30 %" not in page
 
 
@@ -446,7 +474,7 @@ def test_a_blind_model_is_refused_though_its_ece_would_shine(events, tmp_path):
     result = calibrate(blind, out=tmp_path, n_boot=200)
     assert adaptive_ece(fit_scaling(blind, "platt")(blind)) < adaptive_ece(blind) / 3
     assert all(f["refused"] for f in result["corrections"].values()) and result["threshold"] is None
-    assert "could only hide that" in result["sentences"][0] and "refused" in (tmp_path / "calibration.html").read_text()
+    assert "are not shown to rank tail above ear" in result["sentences"][0] and "so nothing is fitted to them" in result["sentences"][0] and "refused" in (tmp_path / "calibration.html").read_text()
 
 
 def test_a_fit_at_its_bound_is_refused(halves):
@@ -497,8 +525,22 @@ def test_the_manifest_serves_the_test_table_too(events, halves, tmp_path):
         assert joined["before"]["test"]["intervals"]["roc_auc"]["n_units"] == halves[1].bout_id.nunique()
     some = calibrate(tmp_path / "val.csv", tmp_path / "test.csv", manifest=tmp_path / "some.csv", n_boot=100)["sentences"][-1]
     none = calibrate(tmp_path / "val.csv", tmp_path / "test.csv", n_boot=100)["sentences"][-1]
-    assert some == "The table of test names no bouts, and its events are not in the manifest that was given: its intervals take events for independent and are too narrow. Give a manifest that holds them too."
-    assert none == "The tables of validation and test name no bouts: their intervals take events for independent and are too narrow. Give the events with --manifest."
+    assert some == "The table of test names no bouts, and its events are not in the manifest that was given: there are no CIs over bouts for it. Give a manifest that holds them too."
+    assert none == "The tables of validation and test name no bouts: there are no CIs over bouts for them. Give the events with --manifest."
+
+
+def test_without_bouts_no_interval_is_printed_and_nothing_recommended(halves, tmp_path):
+    bare = [t.drop(columns="bout_id") for t in halves]
+    none = calibrate(*bare, tmp_path / "none", n_boot=100)
+    page = (tmp_path / "none/calibration.html").read_text()
+    for q in (*none["before"].values(), *(q for f in none["corrections"].values() for q in f["after"].values())):
+        assert q["intervals"] == {} and q["no_interval"]["roc_auc"] == NO_BOUTS
+    assert none["temperature"] is None and none["threshold"] is None and "no CI: the bouts are not known" in none["sentences"][0]
+    assert "There are no CIs over bouts" in page and "too narrow" not in page and not re.search(r"\d \(-?\d+\.\d+ to ", page)
+    assert all(c["aimed"]["test"]["low"] is None for c in none["targets"]) and none["corrections"]["platt"]["gain"]["test"]["low"] is None
+    half = calibrate(halves[0], bare[1], tmp_path / "half", n_boot=100)
+    assert half["temperature"] and "low" not in half["before"]["test"]["intervals"] and half["before"]["validation"]["intervals"]
+    assert f"(no CI: {NO_BOUTS})" in half["sentences"][0] and any(", no CI)" in s for s in half["sentences"])
 
 
 def test_the_adaptive_error_has_its_interval(halves):

@@ -292,9 +292,9 @@ def test_scoring_the_test_is_counted_by_every_verb_that_does_it(tmp_path, monkey
     call("evaluate", tmp_path / "val.csv", "--manifest", split / "val.csv", "--out", tmp_path / "a")
     assert looks(split)[0] == 0, "validation is no look at the test"
     said = call("evaluate", tmp_path / "test_ood.csv", "--manifest", split / "test_ood.csv", "--out", tmp_path / "b")
-    assert "The test events of this split have been scored once." in said
+    assert "The test events of this split have been scored once through this folder." in said
     said = call("calibrate", tmp_path / "val.csv", "--test", tmp_path / "test_ood.csv", "--manifest", split / "val.csv", "--out", tmp_path / "c")
-    assert "scored 2 times, always by the same checkpoint." in said and looks(split)[:2] == (2, 1)
+    assert "scored 2 times through this folder, always by the same checkpoint or table." in said and looks(split)[:2] == (2, 1)
 
 
 def test_split_records_the_criteria_and_plan_size_plans(tmp_path, monkeypatch):

@@ -829,6 +829,17 @@ def test_an_ensemble_is_a_run_of_its_own(sides, members, tmp_path):
     assert table.columns[:8].tolist() == ["clip_id", "true_label", "pred_label", "prob_ear", "prob_tail", "logit_ear", "logit_tail", "msp"]
 
 
+def test_an_ensemble_records_its_look_at_the_test_before_it_is_judged(members, tmp_path, monkeypatch):
+    import crosssuck.eval as module
+    seen, judge = [], module.assess
+    monkeypatch.setattr(module, "split_of", lambda near: tmp_path / "split")
+    monkeypatch.setattr(module, "log_test_look", lambda split, table, run: seen.append((split.name, len(table), run)))
+    monkeypatch.setattr(module, "assess", lambda *a, **k: seen.append("judged") or judge(*a, **k))
+    ensemble(members, tmp_path / "runs/mean/s0", n_boot=50, n_perm=20)
+    n = len(read_predictions(members[0] / "test_predictions.csv"))
+    assert seen == ["judged", ("split", n, "mean/s0"), "judged"]
+
+
 def test_an_ensemble_by_logit_lets_the_sure_one_weigh_more(good):
     a, b = (good.assign(prob_tail=p, prob_ear=1 - p) for p in (0.999, 0.4))
     mean, logit = (mean_predictions({"a": a, "b": b}, by).prob_tail for by in ("probability", "logit"))
@@ -973,7 +984,7 @@ def test_a_card_names_what_is_missing_and_what_was_found(run):
 
 def test_the_card_tells_the_calibration_with_bins_interval_and_temperature(run, sides, good, coin):
     from crosssuck.calibration import calibrate
-    for table, words in ((good, "fitted on validation, takes the log loss"), (coin, "No temperature: the scores do not tell tail from ear")):
+    for table, words in ((good, "fitted on validation, takes the log loss"), (coin, "No temperature: the scores are not shown to rank tail above ear")):
         facts = evaluate(table, sides[1], **QUICK)
         for name in ("metrics.json", "test_metrics.json"):
             (run.path / "metrics").mkdir(exist_ok=True)
@@ -985,7 +996,7 @@ def test_the_card_tells_the_calibration_with_bins_interval_and_temperature(run, 
             assert card[f"{name} on validation"] == card[f"{name} on test"]
             assert card[f"{name} on test"].startswith(
                 f"{facts['metrics'][key]:.3f} (95 % CI {ends['low']:.3f} to {ends['high']:.3f}; "
-                f"a perfectly calibrated model would score {ends['by_chance']:.3f}")
+                f"sampling noise alone contributes about {ends['by_chance']:.3f}")
         assert words in card["temperature"] and card["calibration"] == told["sentences"][0]
 
 
@@ -1073,7 +1084,11 @@ def test_verbs_of_judging(sides, members, tmp_path):
     assert "On validation: " in call("ensemble", *members, "--out", tmp_path / "runs/mean/s0", "--by", "logit") and (tmp_path / "runs/mean/s0/DONE").exists()
     assert "the folder is not empty" in call("ensemble", *members, "--out", tmp_path / "runs/mean/s0", code=1)
     assert "Another seed of the same experiment" in call("compare", *members, tmp_path / "tool.csv", "--out", tmp_path / "compared")
-    told = call("calibrate", members[0] / "predictions_agg.csv", "--target", "recall=0.7", "--target", "cost=4", "--drawn-share", 0.5, "--out", tmp_path / "cal")
+    known = tmp_path / "known/predictions_agg.csv"
+    known.parent.mkdir()
+    known.write_bytes((members[0] / "predictions_agg.csv").read_bytes())
+    (known.parent / "config.yaml").write_text("loss: {focal_gamma: 0.0}")  # cross-entropy
+    told = call("calibrate", known, "--target", "recall=0.7", "--target", "cost=4", "--drawn-share", 0.5, "--out", tmp_path / "cal")
     assert "tail recall at least 0.7" in told and "Prior correction" in told
     assert "is no target" in call("calibrate", members[0] / "predictions_agg.csv", "--target", "best", code=1)
     panel = call("confounds", members[0] / "predictions_agg.csv", "--train", tmp_path / "train.csv", "--val", tmp_path / "val.csv", "--out", tmp_path / "panel")

@@ -18,6 +18,7 @@ from crosssuck.planning import (
     find_parts,
     judge_auc,
     judge_recall,
+    lab_lines,
     part_of,
     plan_sentences,
     plan_size,
@@ -167,6 +168,29 @@ def test_sentences_say_what_was_counted():
     none = row | {"note": "no CI can be computed: 5 bouts decide it, fewer than 8", "tail_events": 6, "tail_bouts": 5}
     assert row_sentence(none) == ("Test (groups 4, 5): with 6 tail events in 5 bouts no CI can be computed: 5 bouts decide it, fewer than 8. No verdict is "
                                   "possible, whatever the model.")
+
+
+@pytest.mark.parametrize("part", ["validation", "validation, 50 more tail events", "g1: validation"])
+def test_power_on_validation_is_said_to_need_a_checkpoint_not_selected_there(part):
+    row = {"part": part, "tail_events": 38, "tail_bouts": 24, "true_value": 0.6, "power": 0.3, "ci_width": 0.2, "note": ""}
+    for more in ({"metric": "roc_auc", "line": 0.5}, {"metric": "recall_tail", "line": 0.35}):
+        assert row_sentence(row | more).endswith("This holds for a checkpoint that was not selected on these events.")
+        assert "not selected" not in row_sentence(row | more | {"part": "test (groups 4, 5)"})
+
+
+def test_the_lines_are_those_of_the_labs_criteria(linked, tmp_path, monkeypatch):
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path))
+    assert lab_lines() == (0.60, 0.35, "No file of criteria was found: 0.60 for the ROC AUC (default) and 0.35 for the tail recall on test (default).")
+    (tmp_path / "configs").mkdir()
+    rules = tmp_path / "configs/criteria_lab.yaml"
+    rules.write_text("useful_roc_auc: 0.65\nmetrics:\n  - {name: x, part: test, metric: recall_tail, above: 0.40}\n")
+    found = plan_size(linked, more=(), studies=20)
+    values = found["table"].groupby("metric").true_value.unique().map(sorted).to_dict()
+    assert values == {"roc_auc": [0.65, 0.75, 0.85], "recall_tail": [0.40, 0.60]}
+    assert set(found["table"][found["table"].metric == "recall_tail"].line) == {0.40}
+    assert "The lab's lines (criteria_lab.yaml): 0.65 for the ROC AUC and 0.40 for the tail recall on test." in found["notes"]
+    rules.write_text("useful_roc_auc: 0.65\n")
+    assert lab_lines()[2].endswith("0.65 for the ROC AUC and 0.35 for the tail recall on test (default).")
 
 
 @pytest.mark.parametrize("spoil, words", [

@@ -797,7 +797,7 @@ def test_a_split_records_the_criteria_in_force(events, tmp_path, monkeypatch):
     rules.write_text("useful_roc_auc: 0.60\n")
     assert splits.criteria_note(none) == ("The criteria changed after the split was made: there were none then, and criteria_lab.yaml is in force now.")
     out = write_split(split, tmp_path / "out")
-    assert splits.read_json(out / "split.json")["criteria"] == {"file": "criteria_lab.yaml", "sha256": splits.sha256_file(rules)}
+    assert splits.read_json(out / "split.json")["criteria"] == {"name": "criteria_lab.yaml", "sha256": splits.sha256_file(rules)}
     assert splits.criteria_note(out) == splits.criteria_note("out") == ""
     for fold in write_split(split_folds(events), tmp_path / "logo").glob("*/split.json"):
         assert splits.criteria_note(fold.parent) == ""
@@ -805,8 +805,15 @@ def test_a_split_records_the_criteria_in_force(events, tmp_path, monkeypatch):
     assert re.fullmatch(r"The criteria changed after the split was made: criteria_lab\.yaml is not the file that was in force "
                         r"\(SHA-256 \w{12} then, \w{12} now\)\.", splits.criteria_note(out))
     assert "\n" not in splits.criteria_note(out) and str(tmp_path) not in splits.criteria_note(out)
+    from crosssuck.metrics import read_criteria
+    assert splits.hash_criteria() == read_criteria()[1], "one record under one set of keys"
     rules.unlink()
-    assert splits.criteria_note(out) == "The criteria changed after the split was made: criteria_lab.yaml is no longer there."
+    gone = "The criteria changed after the split was made: criteria_lab.yaml is no longer there."
+    assert splits.criteria_note(out) == gone
+    facts = splits.read_json(out / "split.json")
+    facts["criteria"]["file"] = facts["criteria"].pop("name")  # as version 0.1 wrote it
+    splits.write_json(out / "split.json", facts)
+    assert splits.criteria_note(out) == gone
 
 
 def test_criteria_of_another_file_and_of_older_splits(events, tmp_path, monkeypatch):
@@ -836,22 +843,30 @@ def scored(folder, value=0.25, side="test_ood") -> pd.DataFrame:
 
 
 def test_scorings_of_the_test_are_counted(ledger, tmp_path):
-    assert splits.test_looks(ledger) == (0, 0, "The test events of this split have not been scored yet.")
+    assert splits.test_looks(ledger) == (0, 0, "The test events of this split have not been scored yet through this folder.")
     assert not splits.log_test_look(ledger, scored(ledger, side="val")), "validation is no look at the test"
     weights = [tmp_path / f"{k}.ckpt" for k in range(2)]
     for k, path in enumerate(weights):
         path.write_bytes(bytes([k]))
     assert splits.log_test_look(ledger, scored(ledger, 0.1), run="a/s0", checkpoint=weights[0])
-    assert splits.test_looks(ledger)[2] == "The test events of this split have been scored once."
+    assert splits.test_looks(ledger)[2] == "The test events of this split have been scored once through this folder."
     splits.log_test_look(ledger, scored(ledger, 0.2), run="a/s0", checkpoint=weights[0])  # more views: other scores, the same weights
     splits.log_test_look(ledger, scored(ledger, 0.2).sample(frac=1, random_state=0), run="table.csv")  # the same scores, weights unknown
-    assert splits.test_looks(ledger) == (3, 1, "The test events of this split have been scored 3 times, always by the same checkpoint.")
+    assert splits.test_looks(ledger) == (3, 1, "The test events of this split have been scored 3 times through this folder, always by the same checkpoint or table.")
     splits.log_test_look(ledger, scored(ledger, 0.3), run="a/s1", checkpoint=weights[1])
-    assert splits.test_looks(ledger) == (4, 2, "The test events of this split have been scored 4 times (2 distinct checkpoints); each look makes the best of "
+    assert splits.test_looks(ledger) == (4, 2, "The test events of this split have been scored 4 times through this folder (2 distinct checkpoints or tables); each look makes the best of "
                                                "them more optimistic.")
     assert read_split(ledger).facts["scheme"] == "bout", "the split is still whole"
     write_split(split_events(read_events_of(ledger), split_seed=1, ood_groups=(1,)), ledger)
     assert splits.test_looks(ledger)[0] == 0, "other test events"
+
+
+def test_a_second_folder_of_the_same_split_is_counted_apart_and_the_sentence_says_so(ledger, tmp_path):
+    other = write_split(split_events(read_events_of(ledger)), tmp_path / "again")
+    assert splits.sha256_file(other / "test_ood.csv") == splits.sha256_file(ledger / "test_ood.csv")
+    splits.log_test_look(ledger, scored(ledger), run="a/s0")
+    assert "scored once through this folder" in splits.test_looks(ledger)[2]
+    assert splits.test_looks(other)[2] == "The test events of this split have not been scored yet through this folder."
 
 
 def read_events_of(folder) -> pd.DataFrame:
