@@ -45,7 +45,7 @@ from .metrics import (BOTH_CLASSES, Live, bca, bouts_of_rarer, check_predictions
                                left_out_scores, over_seeds, permutation_null, point_metrics, read_left_out, read_predictions, repeated_values,
                                risk_coverage, risk_figure, score_all, summarise)
 from .metrics import VAL_EPOCHS, class_collapse, no_selection_record, read_val_epochs, stored_selection
-from .splits import assign_bouts, log_test_look, read_part, video_key
+from .splits import assign_bouts, log_test_look, read_part, split_of, video_key
 
 # %% ../nbs/07_eval.ipynb #07-010
 HEADLINE = {"roc_auc": "ROC AUC", "average_precision": "average precision", "macro_f1": "macro F1", "recall_tail": "tail recall",
@@ -70,7 +70,7 @@ def span_words(
     if not ends:
         return f"{value:.{digits}f} (no CI: {facts.get('no_interval', {}).get(metric, 'too few events')})"
     chance = ends.get("by_chance")  # of an ECE, whose estimate noise can only raise
-    more = f"; a perfectly calibrated model would score {chance:.{digits}f} on average" if chance is not None else ""
+    more = f"; sampling noise alone contributes about {chance:.{digits}f}" if chance is not None else ""
     return f"{value:.{digits}f} (95 % CI {ends['low']:.{digits}f} to {ends['high']:.{digits}f}{more})"
 
 def of_100(share: float) -> str: return f"{100 * share:.0f}"
@@ -1845,6 +1845,8 @@ def ensemble(
     made = {p: mean_predictions(t, by) for p, t in tables.items()}
     train, facts, told = _side_of(members[0], "train"), {}, []
     for part, table in made.items():
+        if part == "test" and (split := split_of(members[0].path)):
+            log_test_look(split, table, run=run.name)
         chosen = no_selection_record(MEAN_SELECTED) if part == "validation" else None
         facts[part] = judged({"part": part, "selection": chosen} | assess(table, train, n_boot=n_boot, n_perm=n_perm))
         single = paired_judged([judge(table, n_boot)], [judge(t, n_boot) for t in align(tables[part])[0].values()],

@@ -13,11 +13,11 @@ __all__ = ['TOLERANCE', 'predictions_schema', 'TAKEN', 'PAD_S', 'METRICS', 'ECE_
            'class_collapse', 'metadata_table', 'metadata_fields', 'metadata_baseline', 'exchange_bouts',
            'permutation_null', 'permutation_test', 'roc_band', 'roc_figure', 'risk_coverage', 'risk_figure',
            'read_left_out', 'unfamiliarity', 'left_out_scores', 'repeated_values', 'exchange_within', 'cells_test',
-           'error_cells', 'untestable', 'holm', 'error_tests', 'error_words', 'MetricLine', 'RepeatedValues',
-           'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria', 'read_criteria', 'Live', 'epoch_scores',
-           'selected_scores', 'no_selection_record', 'selection_record', 'read_val_epochs', 'stored_selection',
-           'selection_sentence', 'selecting', 'selects_surely', 'call', 'line_excluded', 'verdict', 'judged',
-           'reworded', 'verdict_parts', 'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words',
+           'known_times', 'error_cells', 'untestable', 'holm', 'error_tests', 'error_words', 'MetricLine',
+           'RepeatedValues', 'EpochRecall', 'SeedLine', 'ChoiceRule', 'Criteria', 'read_criteria', 'Live',
+           'epoch_scores', 'selected_scores', 'no_selection_record', 'selection_record', 'read_val_epochs',
+           'stored_selection', 'selection_sentence', 'selecting', 'selects_surely', 'call', 'line_excluded', 'verdict',
+           'judged', 'reworded', 'verdict_parts', 'bound', 'ci_words', 'excluded_words', 'line_words', 'optimism_words',
            'paired_difference', 'summarise']
 
 # %% ../nbs/04b_metrics.ipynb #04b-003
@@ -425,7 +425,7 @@ def ece_intervals(
     scorer: Scorer, # its units are bouts
     n_boot: int = 2000,
     seed: int = 0,
-) -> tuple[dict[str, dict], dict[str, str]]: # as `intervals`, with by_chance: the mean ECE of a perfectly calibrated model
+) -> tuple[dict[str, dict], dict[str, str]]: # as `intervals`, with by_chance: what sampling noise in these bins adds
     "Give the conservative interval of each ECE over bouts, or why there is none."
     from scipy.stats import t as student
     bouts = {c: len(np.unique(scorer.unit[scorer.y == k])) for k, c in enumerate(CLASSES)}
@@ -904,6 +904,14 @@ def cells_test(
     seen = between(np.arange(len(size))[None])[0]
     return float((1 + (np.concatenate(null) >= seen - 1e-12).sum()) / (1 + n_perm))
 
+# %% ../nbs/04b_metrics.ipynb #04b-081k
+def known_times(
+    table: pd.DataFrame, # with start_s
+) -> pd.Series: # seconds of the day, NaN where not known
+    "Read the start of each event."
+    seconds = pd.to_numeric(table["start_s"], errors="coerce").astype(float)
+    return seconds.where(np.isfinite(seconds))
+
 # %% ../nbs/04b_metrics.ipynb #04b-081a
 KINDS = {"false alarms": "ear", "misses": "tail"} # kind of error -> true label of the events that can have it
 LEVELS = {"group": "groups", "camera": "cameras", "hour": "hours", "video": "videos"}
@@ -923,7 +931,8 @@ def error_cells(
             number = pd.factorize(video_key(table), sort=True)[0] + 1  # a file's name is written nowhere
             cells["video"] = (group + ", video " + pd.Series(number, table.index).astype(str), group)
     if "start_s" in table:
-        cells["hour"] = (group + ", hour " + (table["start_s"] // 3600).astype(int).astype(str), group)
+        hour = (known_times(table) // 3600).map(lambda h: "not known" if np.isnan(h) else str(int(h)))
+        cells["hour"] = (group + ", hour " + hour, group)
     return {k: tuple(map(np.asarray, cells[k])) for k in LEVELS if k in cells}
 
 def untestable(
@@ -967,7 +976,8 @@ def error_tests(
     bout = bout_codes(table["bout_id"]) if "bout_id" in table else None
     label = table["true_label"].to_numpy()
     for level, (cell, within) in error_cells(table).items():
-        why = untestable(cell, within, bout, level)
+        lost = int(known_times(table).isna().sum()) if level == "hour" else 0
+        why = f"the time of {lost} event{'s' * (lost != 1)} is not known" if lost else untestable(cell, within, bout, level)
         for kind, name in KINDS.items():
             own = label == name
             note = why or untestable(cell[own], within[own], bout[own], level, f" with a true {name}")
@@ -1018,9 +1028,12 @@ def error_words(
         return (f"{t['kind'].capitalize()} are not shown to differ {of} "
                 + (f"({_rates(t)}; {_p(t['p_holm'])})." if len(t["cells"]) <= 6 else f"({_p(t['p_holm'])})."))
     here, rest = t["mean_worst_and_rest"]
-    w, label = t["cells"][t["worst"]][0], KINDS[t["kind"]]
-    many = f"{w} of the {total} {t['kind']} come from {t['worst']}" if w else f"{t['kind'].capitalize()} differ {of}"
-    return f"{many} ({of}: {_rates(t)}; mean P(tail) of its true {label}s {here:.2f}, of the others {rest:.2f}; permutation {_p(t['p_holm'])})."
+    (w, n), label, events = t["cells"][t["worst"]], KINDS[t["kind"]], sum(n for _, n in t["cells"].values())
+    if w * events > total * n:  # the counts agree with the P(tail) that was tested
+        many, rates = f"{w} of the {total} {t['kind']} come from {t['worst']}", f"{of}: {_rates(t)}"
+    else:
+        many, rates = f"P(tail) of true {label}s differs {of}, most in {t['worst']}", f"{t['kind']} {of}: {_rates(t)}"
+    return f"{many} ({rates}; mean P(tail) of its true {label}s {here:.2f}, of the others {rest:.2f}; permutation {_p(t['p_holm'])})."
 
 def _errors_words(tests: list[dict], n_done: int) -> str:
     "Say where the errors come from: what was shown first, then what was not, then what could not be tested."
@@ -1171,7 +1184,7 @@ def epoch_scores(
         tt, called = y @ call.T, call.sum(1)
         et, te = called - tt, n_tail - tt
         counts = np.stack([n - n_tail - et, et, te, tt], axis=-1).reshape(-1, 4)
-        counts = np.column_stack([counts, np.zeros((len(counts), 1 + 2 * ECE_BINS))])
+        counts = np.column_stack([counts, np.zeros((len(counts), 1 + ECE_BINS * len(ECE_METRICS)))])
         return _counted(counts)[metric].reshape(tt.shape)
 
 def _average_precision(labels: np.ndarray, prob: np.ndarray) -> np.ndarray:
