@@ -594,7 +594,7 @@ def _bouts_words(parts: dict, given: bool) -> list[str]:
     lost = [name for name, t in parts.items() if not t.bouts_known.all()]
     many = len(lost) > 1
     who = f"The table{'s' * many} of {' and '.join(lost)} name{'' if many else 's'} no bouts"
-    means = f"there are no CIs over bouts for {'them' if many else 'it'}"
+    means = f"there are no CIs for {'them' if many else 'it'}"
     remedy = "Give a manifest that holds them too." if given else "Give the events with --manifest."
     return [f"{who}{', and its events are not in the manifest that was given' if given else ''}: {means}. {remedy}"] if lost else []
 

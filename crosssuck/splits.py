@@ -423,7 +423,7 @@ def split_of(
             data = read_yaml(folder / "config.yaml").get("data") or {}
             folder = at_root(data.get("split_dir", folder))
         if (folder / "split.json").exists() and (folder / "test_ood.csv").exists():
-            return folder
+            return folder.resolve()  # as seen from any working folder
     return None
 
 def _ledgers(split_dir: Path) -> tuple[str, list[Path]]:

@@ -525,8 +525,8 @@ def test_the_manifest_serves_the_test_table_too(events, halves, tmp_path):
         assert joined["before"]["test"]["intervals"]["roc_auc"]["n_units"] == halves[1].bout_id.nunique()
     some = calibrate(tmp_path / "val.csv", tmp_path / "test.csv", manifest=tmp_path / "some.csv", n_boot=100)["sentences"][-1]
     none = calibrate(tmp_path / "val.csv", tmp_path / "test.csv", n_boot=100)["sentences"][-1]
-    assert some == "The table of test names no bouts, and its events are not in the manifest that was given: there are no CIs over bouts for it. Give a manifest that holds them too."
-    assert none == "The tables of validation and test name no bouts: there are no CIs over bouts for them. Give the events with --manifest."
+    assert some == "The table of test names no bouts, and its events are not in the manifest that was given: there are no CIs for it. Give a manifest that holds them too."
+    assert none == "The tables of validation and test name no bouts: there are no CIs for them. Give the events with --manifest."
 
 
 def test_without_bouts_no_interval_is_printed_and_nothing_recommended(halves, tmp_path):

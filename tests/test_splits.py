@@ -927,3 +927,16 @@ def test_the_split_of_a_run_is_found(ledger, tmp_path):
     (run / "config.yaml").write_text(f"data: {{split_dir: {ledger}}}\n")
     assert splits.split_of(None, run / "test_predictions.csv") == splits.split_of(run) == splits.split_of(ledger / "val.csv") == ledger
     assert splits.split_of(None, tmp_path) is None
+
+
+def test_a_scoring_is_recorded_from_any_working_folder(tmp_path, monkeypatch, recwarn):
+    "A split that is named from the working folder is not looked for from the project's root."
+    (tmp_path / "split").mkdir()
+    (tmp_path / "split/split.json").write_text("{}")
+    (tmp_path / "split/test_ood.csv").write_text("event_idx,behavior\n1,ear\n2,tail\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CROSSSUCK_ROOT", str(tmp_path / "elsewhere"))
+    folder = splits.split_of("split/val.csv")
+    table = pd.DataFrame({"event_idx": [1, 2], "prob_tail": [0.1, 0.9]})
+    assert splits.log_test_look(folder, table) and not recwarn.list
+    assert splits.test_looks(tmp_path / "split")[0] == 1
