@@ -645,7 +645,7 @@ def _span_words(parts: dict) -> str:
     "Say what the intervals of a page were drawn over, if there can be any."
     known = [name for name, t in parts.items() if t.get("bouts_known", pd.Series(False)).all()]
     if not known:
-        return f" There are no CIs over bouts: {NO_BOUTS}."
+        return f" There are no CIs: {NO_BOUTS}."
     return f" CIs are 95 %, over bouts (of {' and '.join(known)})."
 
 def _page(parts: dict, result: dict) -> list:
