@@ -1142,9 +1142,9 @@ def _check_line(line: MetricLine, where: str) -> None:
                         remedy="give one of above, at_least, below and at_most")
 
 def _check_metric(metric: str, where: str) -> None:
-    if metric not in (*METRICS, "ece_tail"):
+    if metric not in METRICS:
         raise UserError(f"unknown metric {metric!r}", where=where,
-                        remedy=f"choose from {', '.join(dict.fromkeys((*METRICS, 'ece_tail')))}")
+                        remedy=f"choose from {', '.join(METRICS)}")
 
 # %% ../nbs/04b_metrics.ipynb #04b-084
 class Live:
@@ -1251,7 +1251,7 @@ def selection_record(
     if bout is None:
         return no_selection_record(NO_BOUTS, len(probs), select_by)
     unit = bout_codes(bout)
-    few = min(len(np.unique(unit[is_tail])), len(np.unique(unit[~is_tail])))
+    few = bouts_of_rarer(is_tail, unit)
     if few < MIN_UNITS:
         note = f"no test: {few} bouts hold events of the rarer class, fewer than {MIN_UNITS}"
         return no_selection_record(note, len(probs), select_by)
